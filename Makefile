@@ -1,0 +1,79 @@
+# The commands people type. Each does its own set-up; a second run only rebuilds what changed.
+#   make demo      reduce the tokens of a photograph, write pact-show.png
+#   make test      every operator proven (ARGS="-k dbdpc" to choose)
+#   make bench     microbenchmarks and a ratio table (ARGS="--quick" for a short one)
+#   make sanitize  the operator tests under AddressSanitizer and UBSan
+#   make lint      ruff and clang-format; make format rewrites
+#   make wheel     dist/pact_ext-<version>+cpu-py3-none-<platform>.whl
+PYTHON ?= python3
+TORCH ?= 2.13.0
+ARGS ?=
+VENV := .venv
+BIN := $(VENV)/bin
+SOURCES := $(shell find csrc -type f) CMakeLists.txt setup.py pyproject.toml pact_ext/_version.py
+OPERATOR_TESTS := $(wildcard tests/test_op_*.py)
+
+.PHONY: demo test bench sanitize lint format wheel clean
+
+demo: $(VENV)/built
+	$(BIN)/pact-ext show "$$($(BIN)/python -c 'from matplotlib import cbook; print(cbook.get_sample_data("grace_hopper.jpg", asfileobj=False))')" --output pact-show.png
+
+test: $(VENV)/built
+	$(BIN)/python -m pytest $(ARGS)
+
+bench: $(VENV)/built
+	$(BIN)/python -m bench $(ARGS)
+
+# Python itself is not instrumented, so the runtime is preloaded; leak checking would only report the interpreter.
+sanitize: $(VENV)/built
+	PACT_SANITIZE=address,undefined $(BIN)/python setup.py -q build_ext
+	PACT_LIBRARY_DIR=build/sanitize LD_PRELOAD="$$($${CXX:-c++} -print-file-name=libasan.so) $$($${CXX:-c++} -print-file-name=libubsan.so)" \
+	ASAN_OPTIONS=detect_leaks=0:verify_asan_link_order=0 UBSAN_OPTIONS=print_stacktrace=1 \
+	$(BIN)/python -m pytest -p no:cacheprovider $(OPERATOR_TESTS) -m "not compile" $(ARGS)
+
+lint: $(VENV)/tools
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	find csrc -name '*.cpp' -o -name '*.h' | xargs $(BIN)/clang-format --dry-run --Werror
+
+format: $(VENV)/tools
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	find csrc -name '*.cpp' -o -name '*.h' | xargs $(BIN)/clang-format -i
+
+wheel: $(VENV)/built
+	$(BIN)/python -m pip wheel -q --no-build-isolation --no-deps -w dist .
+	@ls dist/*.whl
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info pact_ext/*.so
+
+# --- Set-up ----------------------------------------------------------------------------------------------------
+
+# An environment that already has a fitting torch lends it; otherwise the CPU build is installed, from the package
+# index in use if it has one, else from PyTorch's own.
+$(VENV)/torch:
+	@$(PYTHON) -c 'import sys; sys.exit("pact_ext needs Python 3.10 or newer, this is " + sys.version.split()[0] if sys.version_info < (3, 10) else 0)'
+	@$(PYTHON) -m venv $(VENV) || { echo "No virtual environment could be made: apt-get install python3-venv"; exit 1; }
+	@ambient="$$($(PYTHON) -c 'import torch, pathlib; v = tuple(map(int, torch.__version__.split(".")[:2])); print(pathlib.Path(torch.__file__).parents[1] if v >= (2, 10) else "")' 2>/dev/null)"; \
+	if [ -n "$$ambient" ]; then \
+	  echo "Using the torch in $$ambient"; \
+	  echo "$$ambient" > "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/ambient_torch.pth"; \
+	else \
+	  echo "Installing torch $(TORCH), the CPU build"; \
+	  $(BIN)/pip install -q torch==$(TORCH)+cpu 2>/dev/null || $(BIN)/pip install -q torch==$(TORCH) --index-url https://download.pytorch.org/whl/cpu; \
+	fi
+	@touch $@
+
+$(VENV)/packages: $(VENV)/torch pyproject.toml
+	@echo "Installing what building, testing and the demo need"
+	@$(BIN)/pip install -q "setuptools>=77" cmake ninja pytest pytest-benchmark hypothesis numpy pillow matplotlib tqdm
+	@touch $@
+
+$(VENV)/built: $(VENV)/packages $(SOURCES)
+	$(BIN)/pip install -q --no-build-isolation --no-deps -e .
+	@touch $@
+
+$(VENV)/tools: $(VENV)/torch
+	@$(BIN)/pip install -q ruff==0.17.5 clang-format==23.1.3
+	@touch $@

@@ -1,0 +1,156 @@
+// Argument checks shared by the backends. A message reads
+//   pact::dbdpc: keys must be [n, dk] or [n, Hk, dh], got [3, 4, 5, 6]
+#pragma once
+
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+#include <torch/headeronly/core/ScalarType.h>
+
+#include <cmath>
+#include <cstdint>
+#include <optional>
+#include <sstream>
+#include <stdexcept>
+#include <string>
+
+namespace pact {
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+
+// One argument of one operator, as the messages name it.
+struct Argument {
+  const char* op;
+  const char* name;
+
+  template <typename... Words>
+  [[noreturn]] void fail(const Words&... words) const {
+    std::ostringstream message;
+    message << "pact::" << op << ": " << name << ' ';
+    (message << ... << words);
+    throw std::runtime_error(message.str());
+  }
+};
+
+inline std::string shape_of(const Tensor& t) {
+  std::ostringstream shape;
+  shape << '[';
+  for (int64_t i = 0; i < t.dim(); ++i) shape << (i ? ", " : "") << t.size(i);
+  shape << ']';
+  return shape.str();
+}
+
+inline std::string dtype_name(ScalarType dtype) {
+  switch (dtype) {
+    case ScalarType::Float:
+      return "float32";
+    case ScalarType::Half:
+      return "float16";
+    case ScalarType::BFloat16:
+      return "bfloat16";
+    case ScalarType::Double:
+      return "float64";
+    case ScalarType::Long:
+      return "int64";
+    case ScalarType::Int:
+      return "int32";
+    case ScalarType::Bool:
+      return "bool";
+    default:
+      return "dtype number " + std::to_string(static_cast<int>(dtype));
+  }
+}
+
+inline void check_dtype(Argument arg, const Tensor& t, ScalarType wanted) {
+  if (t.scalar_type() != wanted)
+    arg.fail("must be ", dtype_name(wanted), ", got ", dtype_name(t.scalar_type()));
+}
+
+inline void check_floating(Argument arg, const Tensor& t) {
+  const ScalarType dtype = t.scalar_type();
+  if (dtype != ScalarType::Float && dtype != ScalarType::Half && dtype != ScalarType::BFloat16)
+    arg.fail("must be float32, float16 or bfloat16, got ", dtype_name(dtype));
+}
+
+inline void check_same_dtype(Argument arg, const Tensor& t, const char* other_name, const Tensor& other) {
+  if (t.scalar_type() != other.scalar_type())
+    arg.fail("must have the dtype of ", other_name, ", ", dtype_name(other.scalar_type()), ", got ",
+             dtype_name(t.scalar_type()));
+}
+
+inline void check_same_device(Argument arg, const Tensor& t, const char* other_name, const Tensor& other) {
+  if (t.is_cpu() != other.is_cpu() || t.get_device_index() != other.get_device_index())
+    arg.fail("must be on the device of ", other_name, ", got another one");
+}
+
+inline void check_shape(Argument arg, const Tensor& t, const char* wanted, bool ok) {
+  if (!ok) arg.fail("must be ", wanted, ", got ", shape_of(t));
+  if (t.numel() == 0) arg.fail("must not be empty, got ", shape_of(t));
+  if (t.size(0) > INT32_MAX) arg.fail("must have fewer than 2^31 rows, got ", shape_of(t));
+}
+
+inline void check_matrix(Argument arg, const Tensor& t, const char* wanted) {
+  check_shape(arg, t, wanted, t.dim() == 2);
+}
+
+inline void check_keys(Argument arg, const Tensor& t) {
+  check_floating(arg, t);
+  check_shape(arg, t, "[n, dk] or [n, Hk, dh]", t.dim() == 2 || t.dim() == 3);
+}
+
+// A second per-token tensor beside `other`.
+inline void check_rows(Argument arg, const Tensor& t, const char* other_name, const Tensor& other) {
+  if (t.size(0) != other.size(0))
+    arg.fail("must have as many rows as ", other_name, ", ", other.size(0), ", got ", shape_of(t));
+}
+
+inline void check_number(Argument arg, double value, const char* wanted, bool ok) {
+  if (!ok) arg.fail("must be ", wanted, ", got ", value);
+}
+
+inline void check_cutoff(Argument arg, double dc) { check_number(arg, dc, ">= 0", dc >= 0); }
+
+inline void check_normalisation(Argument arg, double dn) {
+  check_number(arg, dn, "> 0 and finite", dn > 0 && std::isfinite(dn));
+}
+
+// Heads of keys and queries for the importance score. A two-dimensional tensor takes the head size of the other.
+struct Heads {
+  int64_t size;       // dh
+  int64_t queries;    // Hq
+  int64_t group;      // Hq / Hk
+};
+
+inline Heads check_heads(const char* op, const Tensor& keys, const Tensor& queries) {
+  const Argument arg{op, "queries"};
+  check_keys({op, "keys"}, keys);
+  check_floating(arg, queries);
+  check_shape(arg, queries, "[n, Hq * dh] or [n, Hq, dh]", queries.dim() == 2 || queries.dim() == 3);
+  const int64_t key_width = keys.numel() / keys.size(0), query_width = queries.numel() / queries.size(0);
+  const int64_t size = keys.dim() == 3 ? keys.size(2) : (queries.dim() == 3 ? queries.size(2) : key_width);
+  if (queries.dim() == 3 && queries.size(2) != size)
+    arg.fail("must have the head size of keys, ", size, ", got ", shape_of(queries));
+  if (key_width % size || query_width % size || query_width / size % (key_width / size))
+    arg.fail("must have a whole multiple of the heads of keys, heads of ", size, " for keys ", shape_of(keys),
+             ", got ", shape_of(queries));
+  return {size, query_width / size, query_width / key_width};
+}
+
+// The three inputs of the importance score, against each other.
+inline Heads check_importance_inputs(const char* op, const Tensor& hidden, const Tensor& keys,
+                                     const Tensor& queries) {
+  check_floating({op, "hidden"}, hidden);
+  check_matrix({op, "hidden"}, hidden, "[n, d]");
+  const Heads heads = check_heads(op, keys, queries);
+  const Argument k{op, "keys"}, q{op, "queries"};
+  check_same_device(k, keys, "hidden", hidden);
+  check_same_device(q, queries, "hidden", hidden);
+  check_same_dtype(k, keys, "hidden", hidden);
+  check_same_dtype(q, queries, "hidden", hidden);
+  check_rows(k, keys, "hidden", hidden);
+  check_rows(q, queries, "hidden", hidden);
+  return heads;
+}
+
+}  // namespace pact

@@ -1,0 +1,45 @@
+// Local density and adjacency in one pass over the upper triangle of tiles.
+#include <cfloat>
+
+#include "stages.h"
+
+namespace pact {
+
+void density(const PackedKeys& keys, DensityForm form, float* density, Adjacency* adjacency, double dc) {
+  const int64_t n = keys.n(), tiles = ceil_div(n, kPairTile);
+  Buffer<int64_t> sums(n);
+  std::fill_n(sums.data(), n, int64_t(1 / kDensityUnit));  // exp(0): every token counts itself
+
+  const double inverse = std::min(1 / form.dn, double{FLT_MAX});
+  const PairPass pass{
+      .keys = keys.panels(),
+      .exponent = float(form.gaussian ? inverse : -inverse),
+      .gaussian = form.gaussian,
+      .density = sums.data(),
+      .cutoff = float_at_most(dc),
+      .adjacency = adjacency ? adjacency->bits.data() : nullptr,
+      .words = adjacency ? adjacency->words : 0,
+  };
+  for_each_task(tiles * (tiles + 1) / 2, [&](int64_t task, int64_t) {
+    // Column by column of the triangle: consecutive tasks share the panels of their column.
+    int64_t tj = int64_t((std::sqrt(8.0 * double(task) + 1) - 1) / 2);
+    while (tj * (tj + 1) / 2 > task) --tj;
+    while ((tj + 1) * (tj + 2) / 2 <= task) ++tj;
+    kernels().density_tile(pass, task - tj * (tj + 1) / 2, tj);
+  });
+  for (int64_t i = 0; i < n; ++i) density[i] = float(double(sums[i]) * kDensityUnit);
+}
+
+static Tensor density_cpu(const Tensor& keys, double dn, bool gaussian) {
+  const Argument arg{"density", "keys"};
+  check_keys(arg, keys);
+  check_normalisation({"density", "dn"}, dn);
+  const FiniteRows k(arg, keys);
+  Tensor out = empty_cpu({k.n}, ScalarType::Float);
+  density(PackedKeys(k.rows, nullptr, k.n), {dn, gaussian}, out.mutable_data_ptr<float>(), nullptr, 0);
+  return out;
+}
+
+}  // namespace pact
+
+STABLE_TORCH_LIBRARY_IMPL(pact, CPU, m) { m.impl("density", TORCH_BOX(&pact::density_cpu)); }

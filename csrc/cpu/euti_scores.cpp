@@ -1,0 +1,86 @@
+// EUTI: one pass over the queries for their mean, one over keys and hidden states for logits and norms, then the
+// softmax over tokens. In double throughout: reading memory costs more, and finite inputs cannot overflow.
+#include "stages.h"
+
+namespace pact {
+namespace {
+
+constexpr int64_t kChunk = 256;  // rows of one partial result; fixed, so that sums do not depend on the threads
+
+// Column means of the rows.
+std::vector<double> column_means(const FiniteRows& x) {
+  const int64_t chunks = ceil_div(x.n, kChunk), width = x.rows.width;
+  std::vector<double> partial(chunks * width, 0), mean(width, 0);
+  for_each_chunk(x.n, kChunk, [&](int64_t begin, int64_t end) {
+    kernels().add_rows(x.rows, begin, end, partial.data() + begin / kChunk * width);
+  });
+  for (int64_t c = 0; c < chunks; ++c)
+    for (int64_t k = 0; k < width; ++k) mean[k] += partial[c * width + k];
+  for (double& m : mean) m /= double(x.n);
+  return mean;
+}
+
+}  // namespace
+
+Tensor importance(const FiniteRows& hidden, const FiniteRows& keys, const FiniteRows& queries, Heads heads,
+                  std::optional<double> scale) {
+  const int64_t n = hidden.n, chunks = ceil_div(n, kChunk);
+  const double factor = scale.value_or(1 / std::sqrt(double(heads.size)));
+  const std::vector<double> query_mean = column_means(queries);
+  Buffer<double> weight(n * heads.queries), norm(n);  // weight: logits, then exponentials
+
+  std::vector<double> partial(chunks * heads.queries, -INFINITY);
+  for_each_chunk(n, kChunk, [&](int64_t begin, int64_t end) {
+    double* largest = partial.data() + begin / kChunk * heads.queries;
+    for (int64_t i = begin; i < end; ++i) {
+      double* logit = weight.data() + i * heads.queries;
+      kernels().head_logits(keys.rows, i, query_mean.data(), heads.queries, heads.group, heads.size, logit);
+      for (int64_t h = 0; h < heads.queries; ++h) {
+        logit[h] *= factor;
+        largest[h] = std::max(largest[h], logit[h]);
+      }
+      norm[i] = kernels().row_norm(hidden.rows, i);
+    }
+  });
+  std::vector<double> largest(heads.queries, -INFINITY), total(heads.queries, 0);
+  for (int64_t c = 0; c < chunks; ++c)
+    for (int64_t h = 0; h < heads.queries; ++h)
+      largest[h] = std::max(largest[h], partial[c * heads.queries + h]);
+
+  std::fill(partial.begin(), partial.end(), 0);
+  for_each_chunk(n, kChunk, [&](int64_t begin, int64_t end) {
+    double* sum = partial.data() + begin / kChunk * heads.queries;
+    for (int64_t i = begin; i < end; ++i) {
+      for (int64_t h = 0; h < heads.queries; ++h) {
+        double& w = weight[i * heads.queries + h];
+        w = std::exp(w - largest[h]);
+        sum[h] += w;
+      }
+    }
+  });
+  for (int64_t c = 0; c < chunks; ++c)
+    for (int64_t h = 0; h < heads.queries; ++h) total[h] += partial[c * heads.queries + h];
+
+  Tensor scores = empty_cpu({n}, ScalarType::Float);
+  float* score = scores.mutable_data_ptr<float>();
+  for_each_chunk(n, kChunk, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      double mean = 0;
+      for (int64_t h = 0; h < heads.queries; ++h) mean += weight[i * heads.queries + h] / total[h];
+      score[i] = float(mean / double(heads.queries) * norm[i]);
+    }
+  });
+  return scores;
+}
+
+static Tensor euti_scores_cpu(const Tensor& hidden, const Tensor& keys, const Tensor& queries,
+                              std::optional<double> scale) {
+  constexpr const char* op = "euti_scores";
+  const Heads heads = check_importance_inputs(op, hidden, keys, queries);
+  if (scale) check_number({op, "scale"}, *scale, "finite", std::isfinite(*scale));
+  return importance({{op, "hidden"}, hidden}, {{op, "keys"}, keys}, {{op, "queries"}, queries}, heads, scale);
+}
+
+}  // namespace pact
+
+STABLE_TORCH_LIBRARY_IMPL(pact, CPU, m) { m.impl("euti_scores", TORCH_BOX(&pact::euti_scores_cpu)); }

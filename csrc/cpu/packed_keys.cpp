@@ -1,0 +1,48 @@
+#include "packed_keys.h"
+
+namespace pact {
+namespace {
+
+Dtype dtype_of(const Tensor& t) {
+  switch (t.scalar_type()) {
+    case ScalarType::Half:
+      return Dtype::kFloat16;
+    case ScalarType::BFloat16:
+      return Dtype::kBFloat16;
+    default:
+      return Dtype::kFloat32;
+  }
+}
+
+}  // namespace
+
+FiniteRows::FiniteRows(Argument arg, const Tensor& t)
+    : owner(torch::stable::contiguous(t)),
+      rows{owner.const_data_ptr(), dtype_of(t), t.numel() / t.size(0)},
+      n(t.size(0)) {
+  if (!t.is_cpu()) arg.fail("must be on the CPU, as the other arguments are");
+  constexpr int64_t kChunk = int64_t{1} << 20;
+  const int64_t bytes = owner.element_size();
+  std::atomic<bool> finite{true};
+  for_each_chunk(t.numel(), kChunk, [&](int64_t begin, int64_t end) {
+    const char* data = static_cast<const char*>(rows.data) + begin * bytes;
+    if (!kernels().all_finite(data, rows.dtype, end - begin)) finite = false;
+  });
+  if (!finite) arg.fail("must be finite, got NaN or Inf among its values");
+}
+
+PackedKeys::PackedKeys(Rows rows, const int64_t* index, int64_t n)
+    : rows_(rows),
+      index_(index),
+      n_(n),
+      data_(ceil_div(n, kernels().panel) * kernels().panel * rows.width),
+      scale_(ceil_div(n, kernels().panel) * kernels().panel),
+      inv_norm_(ceil_div(n, kernels().panel) * kernels().panel) {
+  const Kernels& k = kernels();
+  for_each_task(ceil_div(n, k.panel), [&](int64_t p, int64_t) {
+    k.pack_panel(rows, index, n, p, data_.data() + p * k.panel * rows.width, scale_.data() + p * k.panel,
+                 inv_norm_.data() + p * k.panel);
+  });
+}
+
+}  // namespace pact

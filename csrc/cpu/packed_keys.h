@@ -1,0 +1,41 @@
+// Keys packed into panels for the Gram micro-kernel, and what the CPU operators need around a tensor.
+#pragma once
+
+#include "../checks.h"
+#include "parallel.h"
+#include "simd/kernels.h"
+
+namespace pact {
+
+// A tensor's elements as rows [n, width]: made contiguous, trailing dimensions flattened, checked for NaN and Inf.
+// `owner` keeps the memory alive.
+struct FiniteRows {
+  FiniteRows(Argument arg, const Tensor& t);
+  Tensor owner;
+  Rows rows;
+  int64_t n;
+};
+
+// `n` tokens rows[index[i]] (rows[i] without an index), packed: 4 * n * dk bytes.
+class PackedKeys {
+ public:
+  PackedKeys(Rows rows, const int64_t* index, int64_t n);
+
+  Panels panels() const { return {data_.data(), inv_norm_.data(), n_, rows_.width}; }
+  int64_t n() const { return n_; }
+  int64_t dk() const { return rows_.width; }
+  double inv_norm(int64_t i) const { return inv_norm_[i]; }
+  // Token i's scaled row, unpacked.
+  void load_row(int64_t i, float* out) const {
+    kernels().load_row(rows_, index_ ? index_[i] : i, scale_[i], out);
+  }
+
+ private:
+  Rows rows_;
+  const int64_t* index_;
+  int64_t n_;
+  Buffer<float> data_, scale_;
+  Buffer<double> inv_norm_;
+};
+
+}  // namespace pact

@@ -1,0 +1,59 @@
+// Tasks over torch's threads, and the memory they work in.
+#pragma once
+
+#include <torch/csrc/stable/ops.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cstdint>
+#include <cstdlib>
+#include <memory>
+#include <new>
+
+namespace pact {
+
+// Uninitialised memory on a cache-line boundary.
+template <typename T>
+class Buffer {
+ public:
+  explicit Buffer(int64_t count) {
+    const size_t bytes = (size_t(count) * sizeof(T) + 63) / 64 * 64;
+    data_.reset(static_cast<T*>(std::aligned_alloc(64, std::max<size_t>(bytes, 64))));
+    if (!data_) throw std::bad_alloc();
+  }
+  T* data() { return data_.get(); }
+  const T* data() const { return data_.get(); }
+  T& operator[](int64_t i) { return data_.get()[i]; }
+  const T& operator[](int64_t i) const { return data_.get()[i]; }
+
+ private:
+  struct Free {
+    void operator()(T* p) const { std::free(p); }
+  };
+  std::unique_ptr<T, Free> data_;
+};
+
+inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+inline int64_t worker_count(int64_t tasks) {
+  return std::min<int64_t>(tasks, torch::stable::get_num_threads());
+}
+
+// Calls f(task, worker) for every task in [0, tasks). A worker takes the next task when it has finished one, so which
+// worker runs a task is open: results must depend on the task alone. `worker` < worker_count(tasks) indexes scratch.
+template <typename F>
+void for_each_task(int64_t tasks, const F& f) {
+  std::atomic<int64_t> next{0};
+  torch::stable::parallel_for(0, worker_count(tasks), 1, [&](int64_t worker, int64_t) {
+    for (int64_t task; (task = next.fetch_add(1, std::memory_order_relaxed)) < tasks;) f(task, worker);
+  });
+}
+
+// Calls f(begin, end) for consecutive ranges of at most `chunk` indices.
+template <typename F>
+void for_each_chunk(int64_t count, int64_t chunk, const F& f) {
+  for_each_task(ceil_div(count, chunk),
+                [&](int64_t task, int64_t) { f(task * chunk, std::min(count, (task + 1) * chunk)); });
+}
+
+}  // namespace pact

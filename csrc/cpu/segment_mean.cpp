@@ -1,0 +1,49 @@
+// Means of the rows of each segment: rows sorted by label, then one sum per segment in ascending row index.
+#include "stages.h"
+
+namespace pact {
+
+std::tuple<Tensor, Tensor> segment_mean(const FiniteRows& x, const int64_t* labels, int64_t segments) {
+  std::vector<int64_t> begin(segments + 1, 0);
+  for (int64_t i = 0; i < x.n; ++i)
+    if (labels[i] >= 0) ++begin[labels[i] + 1];
+  for (int64_t s = 0; s < segments; ++s) begin[s + 1] += begin[s];
+  std::vector<int64_t> members(begin[segments]), end(begin.begin(), begin.end() - 1);
+  for (int64_t i = 0; i < x.n; ++i)
+    if (labels[i] >= 0) members[end[labels[i]]++] = i;
+
+  Tensor means = empty_cpu({segments, x.rows.width}, x.owner.scalar_type());
+  Tensor counts = empty_cpu({segments}, ScalarType::Long);
+  char* mean = static_cast<char*>(means.mutable_data_ptr());
+  const int64_t row_bytes = x.rows.width * int64_t(x.owner.element_size());
+  Buffer<float> sums(worker_count(segments) * x.rows.width);
+  for_each_task(segments, [&](int64_t s, int64_t worker) {
+    const int64_t count = begin[s + 1] - begin[s];
+    kernels().mean_of_rows(x.rows, members.data() + begin[s], count, sums.data() + worker * x.rows.width,
+                           mean + s * row_bytes);
+    counts.mutable_data_ptr<int64_t>()[s] = count;
+  });
+  return {means, counts};
+}
+
+static std::tuple<Tensor, Tensor> segment_mean_cpu(const Tensor& x, const Tensor& labels, int64_t num_segments) {
+  const Argument arg{"segment_mean", "x"}, label_arg{"segment_mean", "labels"};
+  check_floating(arg, x);
+  check_matrix(arg, x, "[n, d]");
+  check_dtype(label_arg, labels, ScalarType::Long);
+  check_shape(label_arg, labels, "[n]", labels.dim() == 1);
+  check_same_device(label_arg, labels, "x", x);
+  check_rows(label_arg, labels, "x", x);
+  check_number({"segment_mean", "num_segments"}, double(num_segments), ">= 1", num_segments >= 1);
+  const FiniteRows rows(arg, x);
+  const Tensor owner = torch::stable::contiguous(labels);
+  const int64_t* label = owner.const_data_ptr<int64_t>();
+  for (int64_t i = 0; i < rows.n; ++i)
+    if (label[i] < -1 || label[i] >= num_segments)
+      label_arg.fail("must be in [-1, ", num_segments, "), got ", label[i]);
+  return segment_mean(rows, label, num_segments);
+}
+
+}  // namespace pact
+
+STABLE_TORCH_LIBRARY_IMPL(pact, CPU, m) { m.impl("segment_mean", TORCH_BOX(&pact::segment_mean_cpu)); }

@@ -1,0 +1,30 @@
+// The table of one instruction set: this file is compiled once for each, with PACT_ISA naming it.
+#include "kernels.h"
+
+#include "nearest.h"
+#include "pairs.h"
+#include "rows.h"
+
+#define PACT_STRING(x) #x
+#define PACT_NAME(x) PACT_STRING(x)
+
+namespace pact::PACT_ISA {
+
+extern const Kernels table;
+const Kernels table = {
+    .name = PACT_NAME(PACT_ISA),
+    .panel = kPanel,
+    .pack_panel = pack_panel,
+    .density_tile = density_tile,
+    .max_distance_tile = max_distance_tile,
+    .nearest = nearest,
+    .load_row = load_row,
+    .pair_distances = pair_distances,
+    .add_rows = add_rows,
+    .head_logits = head_logits,
+    .row_norm = row_norm,
+    .mean_of_rows = mean_of_rows,
+    .all_finite = all_finite,
+};
+
+}  // namespace pact::PACT_ISA

@@ -1,0 +1,82 @@
+// The inner loops of the CPU backend: plain functions over plain memory, one table of them per instruction set.
+// They know neither torch nor threads; csrc/cpu/<op>.cpp cuts the work into tasks and calls them.
+#pragma once
+
+#include <cstdint>
+
+namespace pact {
+
+enum class Dtype { kFloat32, kFloat16, kBFloat16 };
+
+// Row-major [n, width] elements in the caller's memory.
+struct Rows {
+  const void* data;
+  Dtype dtype;
+  int64_t width;
+};
+
+// Keys as the Gram micro-kernel reads them: panels of `panel` tokens, each panel [dk][panel] float32, zero-padded.
+// A token's row is scaled by the power of two that brings its largest element into [0.5, 1): exact, and no dot
+// product can overflow or vanish.
+struct Panels {
+  const float* data;
+  const double* inv_norm;  // [padded n] 1 / ||row|| of the scaled row; 0 for a zero vector
+  int64_t n;
+  int64_t dk;
+};
+
+// Tokens per side of the square tiles of pairs that are one task: whole panels, and whole 64-bit words of adjacency.
+constexpr int64_t kPairTile = 192;
+constexpr int64_t kTileWords = kPairTile / 64;
+
+// One pass over all pairs i < j. Densities are summed in fixed point, in units of 2^-32: exact integers, so that
+// the order of the sum, and with it the number of threads, cannot be seen in the result.
+struct PairPass {
+  Panels keys;
+  float exponent;       // density term: exp(exponent * dist), or exp(-(exponent * dist)^2)
+  bool gaussian;
+  int64_t* density;     // [n], added to atomically
+  float cutoff;         // adjacency bit: dist <= cutoff
+  uint64_t* adjacency;  // [padded n][words], or null
+  int64_t words;        // 64-bit words per row
+};
+constexpr double kDensityUnit = 0x1p-32;
+
+struct Nearest {
+  float distance;
+  int32_t position;  // in the list of centres
+};
+
+struct Kernels {
+  const char* name;
+  int64_t panel;
+
+  // Panel `p` of the tokens rows[index[i]] (rows[i] when index is null), i in [0, n); also their scale and norm.
+  void (*pack_panel)(Rows rows, const int64_t* index, int64_t n, int64_t p, float* panel, float* scale,
+                     double* inv_norm);
+  // The pairs of tile row ti and tile column tj, ti <= tj.
+  void (*density_tile)(const PairPass& pass, int64_t ti, int64_t tj);
+  float (*max_distance_tile)(const Panels& keys, int64_t ti, int64_t tj);
+  // For each token of `tokens`, its nearest of `centers`, the first on a tie.
+  void (*nearest)(const Panels& tokens, const Panels& centers, Nearest* out);
+  // One row, scaled, as float32.
+  void (*load_row)(Rows rows, int64_t i, float scale, float* out);
+  // Distances of one loaded row to `count` others, with the very roundings of the Gram micro-kernel.
+  void (*pair_distances)(const float* row, double inv_norm, const float* const* others, const double* inv_norms,
+                         int64_t count, int64_t dk, float* out);
+
+  // out[k] += the sum of column k over the rows [first, last).
+  void (*add_rows)(Rows rows, int64_t first, int64_t last, double* out);
+  // logits[j] = <key head j / group of row i, query_mean[j]>, for all query heads.
+  void (*head_logits)(Rows keys, int64_t i, const double* query_mean, int64_t heads, int64_t group,
+                      int64_t head_size, double* logits);
+  double (*row_norm)(Rows rows, int64_t i);
+  // out = mean of the listed rows: float32 sums in list order, rounded once to the dtype of the rows.
+  void (*mean_of_rows)(Rows rows, const int64_t* members, int64_t count, float* sum, void* out);
+  bool (*all_finite)(const void* data, Dtype dtype, int64_t count);
+};
+
+// The table of the instruction set in use (csrc/cpu/isa.cpp).
+const Kernels& kernels();
+
+}  // namespace pact

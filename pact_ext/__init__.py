@@ -1,0 +1,8 @@
+"""pact_ext: kernels for visual-token reduction (PACT), as torch.ops.pact.* and a thin Python layer."""
+
+from . import ops
+from ._version import __version__
+from .config import PRESETS, PactConfig
+from .reduction import Reduction, reduce
+
+__all__ = ["PRESETS", "PactConfig", "Reduction", "__version__", "ops", "reduce"]

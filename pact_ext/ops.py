@@ -1,0 +1,226 @@
+"""The operators of torch.ops.pact, typed and documented, and their shape functions for torch.compile.
+
+Shapes: n visual tokens, d hidden size, Hq query heads, Hk key/value heads (Hq a multiple of Hk), dh head size,
+dk = Hk * dh. Keys are ``[n, dk]`` or ``[n, Hk, dh]``. Tensors may be float32, float16 or bfloat16 and have any
+strides; sums and distances are float32 or better whatever the dtype. Nothing is differentiable: reduction is an
+inference-time step.
+
+Every operator raises RuntimeError on bad input, naming the operator, the argument, what was expected and what it
+got: wrong rank, sizes that do not agree, an unsupported dtype, tensors on different devices, an empty input, a
+scalar out of range, and on the CPU also NaN, Inf, or an index out of range in the data.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.library import register_fake
+
+from . import _library
+
+_library.load()
+_ops = torch.ops.pact
+
+
+def euti_scores(hidden: Tensor, keys: Tensor, queries: Tensor, scale: float | None = None) -> Tensor:
+    """Importance of each token: Efficient Unimportant Tokens Identification, eq. 1 and 2 of the paper.
+
+        s[i] = ||h[i]||_2 * mean over heads j of softmax over tokens i of (scale * <K[i, j // (Hq/Hk)], mean(Q[:, j])>)
+
+    Args:
+        hidden: ``[n, d]`` hidden states.
+        keys: ``[n, Hk, dh]`` keys before rotary embedding. Two-dimensional keys and queries are one head, or take
+            the head size of the other when that is three-dimensional.
+        queries: ``[n, Hq, dh]`` queries before rotary embedding.
+        scale: factor of the logits; None is 1/sqrt(dh), as in the published code; the paper's equation has 1.0.
+
+    Returns:
+        Scores, float32 ``[n]``, all >= 0.
+    """
+    return _ops.euti_scores(hidden, keys, queries, scale)
+
+
+def density(keys: Tensor, dn: float, *, gaussian: bool = False) -> Tensor:
+    """Local density of each token, eq. 6: the sum over all tokens j, itself included, of exp(-dist[i, j] / dn).
+
+    dist is the cosine distance, eq. 5. The terms are summed exactly (each rounded to a multiple of 2^-32), so the
+    result depends neither on the order of the tokens nor on the number of threads.
+
+    Args:
+        keys: ``[n, dk]`` or ``[n, Hk, dh]``.
+        dn: normalisation, > 0.
+        gaussian: exp(-(dist/dn)^2) instead, as in the published code.
+
+    Returns:
+        Density, float32 ``[n]``, in [1, n].
+    """
+    return _ops.density(keys, dn, gaussian=gaussian)
+
+
+def dbdpc(keys: Tensor, dc: float, dn: float, *, gaussian: bool = False) -> tuple[Tensor, Tensor]:
+    """Distance-Bounded Density-Peak Clustering, algorithm 2 of the paper.
+
+    Walking the tokens by `density` descending, then index ascending, a token becomes a centre when it is farther
+    than dc from every centre so far; then each token joins its nearest centre (on a tie, the lower token index).
+    Centres are pairwise more than dc apart, and every token is within dc of its own.
+
+    Args:
+        keys: ``[n, dk]`` or ``[n, Hk, dh]``, usually after rotary embedding.
+        dc: cutoff, cosine distance, >= 0.
+        dn: normalisation of the density, > 0.
+        gaussian: density exp(-(dist/dn)^2) instead of exp(-dist/dn).
+
+    Returns:
+        centers: int64 ``[c]``, ascending token indices.
+        labels: int64 ``[n]``, a position in `centers` for each token.
+    """
+    return _ops.dbdpc(keys, dc, dn, gaussian=gaussian)
+
+
+def assign(keys: Tensor, centers: Tensor, max_distance: float) -> tuple[Tensor, Tensor]:
+    """Nearest centre of every token, by cosine distance; on a tie the centre with the lower token index.
+
+    Args:
+        keys: ``[n, dk]`` or ``[n, Hk, dh]``.
+        centers: int64 ``[c]``, token indices in [0, n).
+        max_distance: a token at this distance or beyond gets label -1; infinity for no limit.
+
+    Returns:
+        labels: int64 ``[n]``, a position in `centers`, or -1.
+        distances: float32 ``[n]``, the distance to the nearest centre, whatever the label.
+    """
+    return _ops.assign(keys, centers, max_distance)
+
+
+def segment_mean(x: Tensor, labels: Tensor, num_segments: int) -> tuple[Tensor, Tensor]:
+    """Mean of the rows of each segment, eq. 10: float32 sums in ascending row index, rounded once.
+
+    Args:
+        x: ``[n, d]`` rows.
+        labels: int64 ``[n]``, a segment in [0, num_segments) for each row, or -1 for none.
+        num_segments: number of segments, >= 1.
+
+    Returns:
+        means: ``[num_segments, d]`` in the dtype of x; zeros for a segment without rows.
+        counts: int64 ``[num_segments]``.
+    """
+    return _ops.segment_mean(x, labels, num_segments)
+
+
+def max_distance(keys: Tensor) -> Tensor:
+    """The largest cosine distance between two tokens, a float32 scalar in [0, 2]: how spread a layer's keys are.
+
+    Args:
+        keys: ``[n, dk]`` or ``[n, Hk, dh]``.
+    """
+    return _ops.max_distance(keys)
+
+
+def reduce(
+    hidden: Tensor,
+    keys: Tensor,
+    queries: Tensor,
+    cluster_keys: Tensor,
+    prune_ratio: float,
+    dc: float,
+    dn: float,
+    alpha: float,
+    *,
+    scores: Tensor | None = None,
+    scale: float | None = None,
+    gaussian: bool = False,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """PACT, algorithm 3 of the paper: split by importance, cluster the kept tokens, recover, merge.
+
+    Keeps the n - ceil(prune_ratio * (n - 1)) tokens with the largest score (ties: lower index), clusters them with
+    `dbdpc`, lets each dropped token join its nearest centre when that is nearer than alpha * dc, and averages the
+    hidden states of each cluster. No n x n float array is ever made.
+
+    Args:
+        hidden: ``[n, d]`` hidden states.
+        keys, queries: as in `euti_scores`, before rotary embedding.
+        cluster_keys: ``[n, dk]`` or ``[n, Hk, dh]``, what the clustering compares: keys after rotary embedding.
+        prune_ratio: in [0, 1].
+        dc, dn, gaussian: as in `dbdpc`.
+        alpha: recovery factor, >= 0; 0 recovers nothing.
+        scores: float32 ``[n]``, another importance measure in place of EUTI.
+        scale: as in `euti_scores`.
+
+    Returns:
+        merged: ``[c, d]`` in the dtype of hidden.
+        sizes: int64 ``[c]``, members of each cluster, recovered ones included.
+        centers: int64 ``[c]``, ascending token indices.
+        labels: int64 ``[n]``, a position in `centers`, or -1 for a discarded token.
+    """
+    return _ops.reduce(
+        hidden,
+        keys,
+        queries,
+        cluster_keys,
+        prune_ratio,
+        dc,
+        dn,
+        alpha,
+        scores=scores,
+        scale=scale,
+        gaussian=gaussian,
+    )
+
+
+# --- Shape functions. The number of centres is known only from the data: an unbacked symbolic size. ------------
+
+
+@register_fake("pact::euti_scores")
+def _(hidden, keys, queries, scale=None):
+    return hidden.new_empty(hidden.shape[0], dtype=torch.float32)
+
+
+@register_fake("pact::density")
+def _(keys, dn, *, gaussian=False):
+    return keys.new_empty(keys.shape[0], dtype=torch.float32)
+
+
+@register_fake("pact::dbdpc")
+def _(keys, dc, dn, *, gaussian=False):
+    c = torch.library.get_ctx().new_dynamic_size()
+    return keys.new_empty(c, dtype=torch.int64), keys.new_empty(keys.shape[0], dtype=torch.int64)
+
+
+@register_fake("pact::assign")
+def _(keys, centers, max_distance):
+    n = keys.shape[0]
+    return keys.new_empty(n, dtype=torch.int64), keys.new_empty(n, dtype=torch.float32)
+
+
+@register_fake("pact::segment_mean")
+def _(x, labels, num_segments):
+    return x.new_empty(num_segments, x.shape[1]), labels.new_empty(num_segments)
+
+
+@register_fake("pact::max_distance")
+def _(keys):
+    return keys.new_empty((), dtype=torch.float32)
+
+
+@register_fake("pact::reduce")
+def _(
+    hidden,
+    keys,
+    queries,
+    cluster_keys,
+    prune_ratio,
+    dc,
+    dn,
+    alpha,
+    *,
+    scores=None,
+    scale=None,
+    gaussian=False,
+):
+    c = torch.library.get_ctx().new_dynamic_size()
+    return (
+        hidden.new_empty(c, hidden.shape[1]),
+        hidden.new_empty(c, dtype=torch.int64),
+        hidden.new_empty(c, dtype=torch.int64),
+        hidden.new_empty(hidden.shape[0], dtype=torch.int64),
+    )
