@@ -63,8 +63,7 @@ inline std::string dtype_name(ScalarType dtype) {
 }
 
 inline void check_dtype(Argument arg, const Tensor& t, ScalarType wanted) {
-  if (t.scalar_type() != wanted)
-    arg.fail("must be ", dtype_name(wanted), ", got ", dtype_name(t.scalar_type()));
+  if (t.scalar_type() != wanted) arg.fail("must be ", dtype_name(wanted), ", got ", dtype_name(t.scalar_type()));
 }
 
 inline void check_floating(Argument arg, const Tensor& t) {
@@ -117,9 +116,9 @@ inline void check_normalisation(Argument arg, double dn) {
 
 // Heads of keys and queries for the importance score. A two-dimensional tensor takes the head size of the other.
 struct Heads {
-  int64_t size;       // dh
-  int64_t queries;    // Hq
-  int64_t group;      // Hq / Hk
+  int64_t size;     // dh
+  int64_t queries;  // Hq
+  int64_t group;    // Hq / Hk
 };
 
 inline Heads check_heads(const char* op, const Tensor& keys, const Tensor& queries) {
@@ -132,14 +131,13 @@ inline Heads check_heads(const char* op, const Tensor& keys, const Tensor& queri
   if (queries.dim() == 3 && queries.size(2) != size)
     arg.fail("must have the head size of keys, ", size, ", got ", shape_of(queries));
   if (key_width % size || query_width % size || query_width / size % (key_width / size))
-    arg.fail("must have a whole multiple of the heads of keys, heads of ", size, " for keys ", shape_of(keys),
-             ", got ", shape_of(queries));
+    arg.fail("must have a whole multiple of the heads of keys, heads of ", size, " for keys ", shape_of(keys), ", got ",
+             shape_of(queries));
   return {size, query_width / size, query_width / key_width};
 }
 
 // The three inputs of the importance score, against each other.
-inline Heads check_importance_inputs(const char* op, const Tensor& hidden, const Tensor& keys,
-                                     const Tensor& queries) {
+inline Heads check_importance_inputs(const char* op, const Tensor& hidden, const Tensor& keys, const Tensor& queries) {
   check_floating({op, "hidden"}, hidden);
   check_matrix({op, "hidden"}, hidden, "[n, d]");
   const Heads heads = check_heads(op, keys, queries);

@@ -34,8 +34,7 @@ static std::tuple<Tensor, Tensor> assign_cpu(const Tensor& keys, const Tensor& c
   const int64_t* center = center_owner.const_data_ptr<int64_t>();
   const int64_t c = centers.size(0);
   for (int64_t p = 0; p < c; ++p)
-    if (center[p] < 0 || center[p] >= k.n)
-      center_arg.fail("must be token indices in [0, ", k.n, "), got ", center[p]);
+    if (center[p] < 0 || center[p] >= k.n) center_arg.fail("must be token indices in [0, ", k.n, "), got ", center[p]);
 
   // In ascending token index, so that the first of two equally near centres is the lower token.
   std::vector<int64_t> position(c), token(c);

@@ -10,9 +10,8 @@ namespace {
 std::vector<int64_t> priority_order(const float* density, int64_t n) {
   std::vector<int64_t> order(n);
   std::iota(order.begin(), order.end(), 0);
-  std::sort(order.begin(), order.end(), [&](int64_t a, int64_t b) {
-    return density[a] != density[b] ? density[a] > density[b] : a < b;
-  });
+  std::sort(order.begin(), order.end(),
+            [&](int64_t a, int64_t b) { return density[a] != density[b] ? density[a] > density[b] : a < b; });
   return order;
 }
 
@@ -34,8 +33,7 @@ std::vector<int64_t> select_centers(const std::vector<int64_t>& order, const Adj
 class Labeller {
  public:
   Labeller(const PackedKeys& keys, const Adjacency& adjacency, const std::vector<int64_t>& centers)
-      : keys_(keys), adjacency_(adjacency), centers_(centers), is_center_(adjacency.words, 0),
-        position_(keys.n(), -1) {
+      : keys_(keys), adjacency_(adjacency), centers_(centers), is_center_(adjacency.words, 0), position_(keys.n(), -1) {
     for (size_t c = 0; c < centers.size(); ++c) {
       is_center_[centers[c] / 64] |= uint64_t{1} << (centers[c] % 64);
       position_[centers[c]] = int64_t(c);

@@ -44,8 +44,7 @@ Tensor importance(const FiniteRows& hidden, const FiniteRows& keys, const Finite
   });
   std::vector<double> largest(heads.queries, -INFINITY), total(heads.queries, 0);
   for (int64_t c = 0; c < chunks; ++c)
-    for (int64_t h = 0; h < heads.queries; ++h)
-      largest[h] = std::max(largest[h], partial[c * heads.queries + h]);
+    for (int64_t h = 0; h < heads.queries; ++h) largest[h] = std::max(largest[h], partial[c * heads.queries + h]);
 
   std::fill(partial.begin(), partial.end(), 0);
   for_each_chunk(n, kChunk, [&](int64_t begin, int64_t end) {

@@ -38,8 +38,7 @@ const Isa* isas(int* count) {
                            __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c")},
 #endif
 #if PACT_HAS_avx2
-      {&avx2::table, __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
-                         __builtin_cpu_supports("f16c")},
+      {&avx2::table, __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c")},
 #endif
       {&portable::table, true},
   };
@@ -68,8 +67,7 @@ std::string names(bool usable_only) {
   const Isa* all = isas(&count);
   std::string list;
   for (int i = 0; i < count; ++i)
-    if (all[i].usable || !usable_only)
-      list += std::string(list.empty() ? "" : ", ") + '"' + all[i].kernels->name + '"';
+    if (all[i].usable || !usable_only) list += std::string(list.empty() ? "" : ", ") + '"' + all[i].kernels->name + '"';
   return '[' + list + ']';
 }
 

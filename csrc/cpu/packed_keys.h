@@ -26,9 +26,7 @@ class PackedKeys {
   int64_t dk() const { return rows_.width; }
   double inv_norm(int64_t i) const { return inv_norm_[i]; }
   // Token i's scaled row, unpacked.
-  void load_row(int64_t i, float* out) const {
-    kernels().load_row(rows_, index_ ? index_[i] : i, scale_[i], out);
-  }
+  void load_row(int64_t i, float* out) const { kernels().load_row(rows_, index_ ? index_[i] : i, scale_[i], out); }
 
  private:
   Rows rows_;

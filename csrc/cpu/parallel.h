@@ -35,9 +35,7 @@ class Buffer {
 
 inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-inline int64_t worker_count(int64_t tasks) {
-  return std::min<int64_t>(tasks, torch::stable::get_num_threads());
-}
+inline int64_t worker_count(int64_t tasks) { return std::min<int64_t>(tasks, torch::stable::get_num_threads()); }
 
 // Calls f(task, worker) for every task in [0, tasks). A worker takes the next task when it has finished one, so which
 // worker runs a task is open: results must depend on the task alone. `worker` < worker_count(tasks) indexes scratch.

@@ -16,9 +16,8 @@ Split split(const float* scores, int64_t n, double prune_ratio) {
   std::vector<int64_t> order(n);
   std::iota(order.begin(), order.end(), 0);
   if (m < n)
-    std::nth_element(order.begin(), order.begin() + m, order.end(), [&](int64_t a, int64_t b) {
-      return scores[a] != scores[b] ? scores[a] > scores[b] : a < b;
-    });
+    std::nth_element(order.begin(), order.begin() + m, order.end(),
+                     [&](int64_t a, int64_t b) { return scores[a] != scores[b] ? scores[a] > scores[b] : a < b; });
   std::sort(order.begin(), order.begin() + m);
   std::sort(order.begin() + m, order.end());
   return {{order.begin(), order.begin() + m}, {order.begin() + m, order.end()}};
@@ -57,8 +56,7 @@ static std::tuple<Tensor, Tensor, Tensor, Tensor> reduce_cpu(const Tensor& hidde
   const Tensor importances = scores ? FiniteRows(score_arg, *scores).owner : importance(h, k, q, heads, scale);
   const Split tokens = split(importances.const_data_ptr<float>(), n, prune_ratio);
 
-  const Clusters clusters =
-      cluster(u.rows, tokens.kept.data(), int64_t(tokens.kept.size()), dc, {dn, gaussian});
+  const Clusters clusters = cluster(u.rows, tokens.kept.data(), int64_t(tokens.kept.size()), dc, {dn, gaussian});
   const int64_t c = int64_t(clusters.centers.size());
   std::vector<int64_t> centers(c), labels(n, -1);
   for (int64_t p = 0; p < c; ++p) centers[p] = tokens.kept[clusters.centers[p]];

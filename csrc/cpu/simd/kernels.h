@@ -33,7 +33,7 @@ constexpr int64_t kTileWords = kPairTile / 64;
 // the order of the sum, and with it the number of threads, cannot be seen in the result.
 struct PairPass {
   Panels keys;
-  float exponent;       // density term: exp(exponent * dist), or exp(-(exponent * dist)^2)
+  float exponent;  // density term: exp(exponent * dist), or exp(-(exponent * dist)^2)
   bool gaussian;
   int64_t* density;     // [n], added to atomically
   float cutoff;         // adjacency bit: dist <= cutoff
@@ -68,8 +68,8 @@ struct Kernels {
   // out[k] += the sum of column k over the rows [first, last).
   void (*add_rows)(Rows rows, int64_t first, int64_t last, double* out);
   // logits[j] = <key head j / group of row i, query_mean[j]>, for all query heads.
-  void (*head_logits)(Rows keys, int64_t i, const double* query_mean, int64_t heads, int64_t group,
-                      int64_t head_size, double* logits);
+  void (*head_logits)(Rows keys, int64_t i, const double* query_mean, int64_t heads, int64_t group, int64_t head_size,
+                      double* logits);
   double (*row_norm)(Rows rows, int64_t i);
   // out = mean of the listed rows: float32 sums in list order, rounded once to the dtype of the rows.
   void (*mean_of_rows)(Rows rows, const int64_t* members, int64_t count, float* sum, void* out);

@@ -16,8 +16,7 @@ inline Nearest first_minimum(const LaneMinimum& lanes) {
   Nearest best{lanes.distance[0], lanes.position[0]};
   for (int l = 1; l < kLanes; ++l) {
     const Nearest other{lanes.distance[l], lanes.position[l]};
-    if (other.distance < best.distance ||
-        (other.distance == best.distance && other.position < best.position))
+    if (other.distance < best.distance || (other.distance == best.distance && other.position < best.position))
       best = other;
   }
   return best;
@@ -64,8 +63,7 @@ void pair_distances(const float* row, double inv_norm, const float* const* other
     for (int64_t k = 0; k < dk; ++k)
       for (int q = 0; q < kChains; ++q) dot[q] = fma(row[k], other[q][k], dot[q]);
     for (int q = 0; q < kChains && first + q < count; ++q) {
-      const vfloat_half d =
-          distance(dot[q] - vfloat_half{}, splat(inv_norm) * splat(inv_norms[first + q]));
+      const vfloat_half d = distance(dot[q] - vfloat_half{}, splat(inv_norm) * splat(inv_norms[first + q]));
       out[first + q] = d[0];
     }
   }

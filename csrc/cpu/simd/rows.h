@@ -32,8 +32,7 @@ float power_of_two_scale(const T* row, int64_t width) {
   return __builtin_ldexpf(1.0f, exponent < -126 ? -126 : (exponent > 126 ? 126 : exponent));
 }
 
-void pack_panel(Rows rows, const int64_t* index, int64_t n, int64_t p, float* panel, float* scale,
-                double* inv_norm) {
+void pack_panel(Rows rows, const int64_t* index, int64_t n, int64_t p, float* panel, float* scale, double* inv_norm) {
   with_type(rows.dtype, [&](auto as) {
     using T = typename decltype(as)::type;
     const int64_t first = p * kPanel;
