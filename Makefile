@@ -29,7 +29,7 @@ sanitize: $(VENV)/built
 	PACT_SANITIZE=address,undefined $(BIN)/python setup.py -q build_ext
 	PACT_LIBRARY_DIR=build/sanitize LD_PRELOAD="$$($${CXX:-c++} -print-file-name=libasan.so) $$($${CXX:-c++} -print-file-name=libubsan.so)" \
 	ASAN_OPTIONS=detect_leaks=0:verify_asan_link_order=0 UBSAN_OPTIONS=print_stacktrace=1 \
-	$(BIN)/python -m pytest -p no:cacheprovider $(OPERATOR_TESTS) -m "not compile" $(ARGS)
+	$(BIN)/python -m pytest -p no:cacheprovider $(OPERATOR_TESTS) $(ARGS)
 
 lint: $(VENV)/tools
 	$(BIN)/ruff check .

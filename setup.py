@@ -15,8 +15,12 @@ import sysconfig
 from pathlib import Path
 
 from setuptools import Extension, setup
-from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_ext import build_ext
+
+try:
+    from setuptools.command.bdist_wheel import bdist_wheel
+except ImportError:
+    sys.exit("\npact_ext cannot be built: setuptools is too old. Upgrade it: pip install 'setuptools>=77'.\n")
 
 ROOT = Path(__file__).parent.resolve()
 VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "pact_ext" / "_version.py").read_text())[1]
@@ -72,7 +76,9 @@ class CMakeBuild(build_ext):
                 fail(f"'{' '.join(command[:3])} ...' failed", "The compiler's or CMake's own words are above.")
         if not sanitize:
             output.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(build / "libpact_cpu.so", output / "libpact_cpu.so")
+            # Replaced, never overwritten: a process that has the old library loaded keeps its file.
+            fresh = shutil.copy2(build / "libpact_cpu.so", output / "libpact_cpu.so.new")
+            os.replace(fresh, output / "libpact_cpu.so")
 
     def get_outputs(self) -> list[str]:
         return [str(Path(self.build_lib) / "pact_ext" / "libpact_cpu.so")]
@@ -88,8 +94,9 @@ class PlatformWheel(bdist_wheel):
         return "py3", "none", super().get_tag()[2]
 
 
-setup(
-    version=f"{VERSION}+cpu",
-    ext_modules=[Extension("pact_ext.libpact", sources=[])],  # what it holds is CMake's affair
-    cmdclass={"build_ext": CMakeBuild, "bdist_wheel": PlatformWheel},
-)
+if __name__ == "__main__":
+    setup(
+        version=f"{VERSION}+cpu",
+        ext_modules=[Extension("pact_ext.libpact", sources=[])],  # what it holds is CMake's affair
+        cmdclass={"build_ext": CMakeBuild, "bdist_wheel": PlatformWheel},
+    )

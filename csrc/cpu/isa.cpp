@@ -2,6 +2,7 @@
 #include <atomic>
 #include <cstdlib>
 #include <cstring>
+#include <stdexcept>
 #include <string>
 
 #include "simd/kernels.h"
@@ -54,11 +55,9 @@ const Kernels* find(const char* name) {
   return nullptr;
 }
 
+// Null when PACT_CPU_ISA names none that can be used.
 std::atomic<const Kernels*>& current() {
-  static std::atomic<const Kernels*> chosen = [] {
-    const Kernels* wanted = find(std::getenv("PACT_CPU_ISA"));
-    return wanted ? wanted : find(nullptr);
-  }();
+  static std::atomic<const Kernels*> chosen = find(std::getenv("PACT_CPU_ISA"));
   return chosen;
 }
 
@@ -73,7 +72,13 @@ std::string names(bool usable_only) {
 
 }  // namespace
 
-const Kernels& kernels() { return *current(); }
+const Kernels& kernels() {
+  const Kernels* chosen = current();
+  if (!chosen)
+    throw std::runtime_error("pact: PACT_CPU_ISA must be one of " + names(true) + ", got \"" +
+                             std::getenv("PACT_CPU_ISA") + '"');
+  return *chosen;
+}
 
 }  // namespace pact
 
@@ -89,8 +94,9 @@ PACT_EXPORT int pact_cpu_use_isa(const char* name) {
 // JSON; the pointer stays valid until the next call on this thread.
 PACT_EXPORT const char* pact_cpu_info() {
   thread_local std::string json;
+  const pact::Kernels* chosen = pact::current();
   json = std::string("{\"version\": \"" PACT_VERSION "\", \"compiler\": \"") + __VERSION__ +
-         "\", \"torch_abi_floor\": \"2.10\", \"isa\": \"" + pact::kernels().name +
-         "\", \"isa_usable\": " + pact::names(true) + ", \"isa_built\": " + pact::names(false) + "}";
+         "\", \"torch_abi_floor\": \"2.10\", \"isa\": " +
+         (chosen ? '"' + std::string(chosen->name) + '"' : std::string("null")) + ", \"isa_usable\": " + pact::names(true) + ", \"isa_built\": " + pact::names(false) + "}";
   return json.c_str();
 }

@@ -7,7 +7,9 @@
 #include <atomic>
 #include <cstdint>
 #include <cstdlib>
+#include <exception>
 #include <memory>
+#include <mutex>
 #include <new>
 
 namespace pact {
@@ -38,13 +40,23 @@ inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 inline int64_t worker_count(int64_t tasks) { return std::min<int64_t>(tasks, torch::stable::get_num_threads()); }
 
 // Calls f(task, worker) for every task in [0, tasks). A worker takes the next task when it has finished one, so which
-// worker runs a task is open: results must depend on the task alone. `worker` < worker_count(tasks) indexes scratch.
+// worker runs a task is open: results must depend on the task alone. `worker` < worker_count(tasks) indexes scratch. What
+// a task throws is thrown here once all workers have stopped: torch's C interface would put words of its own instead.
 template <typename F>
 void for_each_task(int64_t tasks, const F& f) {
   std::atomic<int64_t> next{0};
+  std::exception_ptr thrown;
+  std::mutex mutex;
   torch::stable::parallel_for(0, worker_count(tasks), 1, [&](int64_t worker, int64_t) {
-    for (int64_t task; (task = next.fetch_add(1, std::memory_order_relaxed)) < tasks;) f(task, worker);
+    try {
+      for (int64_t task; (task = next.fetch_add(1, std::memory_order_relaxed)) < tasks;) f(task, worker);
+    } catch (...) {
+      next = tasks;
+      const std::lock_guard<std::mutex> lock(mutex);
+      thrown = std::current_exception();
+    }
   });
+  if (thrown) std::rethrow_exception(thrown);
 }
 
 // Calls f(begin, end) for consecutive ranges of at most `chunk` indices.

@@ -60,8 +60,13 @@ void pair_distances(const float* row, double inv_norm, const float* const* other
     const float* other[kChains];
     for (int q = 0; q < kChains; ++q) other[q] = others[first + q < count ? first + q : first];
     float dot[kChains] = {};
-    for (int64_t k = 0; k < dk; ++k)
-      for (int q = 0; q < kChains; ++q) dot[q] = fma(row[k], other[q][k], dot[q]);
+    for (int64_t k0 = 0; k0 < dk; k0 += kSumBlock) {
+      const int64_t k1 = k0 + kSumBlock < dk ? k0 + kSumBlock : dk;
+      float sum[kChains] = {};
+      for (int64_t k = k0; k < k1; ++k)
+        for (int q = 0; q < kChains; ++q) sum[q] = fma(row[k], other[q][k], sum[q]);
+      for (int q = 0; q < kChains; ++q) dot[q] += sum[q];
+    }
     for (int q = 0; q < kChains && first + q < count; ++q) {
       const vfloat_half d = distance(dot[q] - vfloat_half{}, splat(inv_norm) * splat(inv_norms[first + q]));
       out[first + q] = d[0];

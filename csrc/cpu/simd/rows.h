@@ -54,11 +54,16 @@ void pack_panel(Rows rows, const int64_t* index, int64_t n, int64_t p, float* pa
     }
     // The squared norm has the bits of the Gram micro-kernel's dot product of the row with itself.
     vfloat square[kPanelVectors] = {};
-    for (int64_t k = 0; k < rows.width; ++k) {
-      for (int v = 0; v < kPanelVectors; ++v) {
-        const vfloat x = load<vfloat>(panel + k * kPanel + v * kLanes);
-        square[v] = fma(x, x, square[v]);
+    for (int64_t k0 = 0; k0 < rows.width; k0 += kSumBlock) {
+      const int64_t k1 = k0 + kSumBlock < rows.width ? k0 + kSumBlock : rows.width;
+      vfloat sum[kPanelVectors] = {};
+      for (int64_t k = k0; k < k1; ++k) {
+        for (int v = 0; v < kPanelVectors; ++v) {
+          const vfloat x = load<vfloat>(panel + k * kPanel + v * kLanes);
+          sum[v] = fma(x, x, sum[v]);
+        }
       }
+      for (int v = 0; v < kPanelVectors; ++v) square[v] += sum[v];
     }
     for (int t = 0; t < kPanel; ++t) {
       const float s = square[t / kLanes][t % kLanes];

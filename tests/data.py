@@ -1,0 +1,61 @@
+"""Inputs for the operator tests."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+DTYPES = [torch.float32, torch.float16, torch.bfloat16]
+
+# (n, dk): one token, odd sizes, the edges of panels and tiles on every instruction set, widths past one sum block.
+SHAPES = [(1, 1), (2, 3), (7, 5), (12, 8), (48, 64), (49, 16), (191, 33), (192, 64), (193, 257), (400, 512), (130, 4096)]
+
+
+def clustered(n: int, dk: int, dtype: torch.dtype = torch.float32, noise: float = 0.5, groups: int | None = None):
+    """Gaussian keys around shared directions: some pairs near, most far, distances without structure."""
+    groups = max(1, n // 4) if groups is None else groups
+    directions = torch.randn(groups, dk)
+    return (directions[torch.arange(n) % groups] + noise * torch.randn(n, dk)).to(dtype)
+
+
+def with_margins(n: int, dk: int = 64, clusters: int = 12) -> Tensor:
+    """Keys whose clustering is beyond doubt for 0.05 <= dc <= 0.5 and a density exp(-d/2): clusters in orthogonal
+    subspaces, one member of each on its axis, the others 0.1 to 0.3 rad (distance 0.005 to 0.045) away from it.
+    (Two tokens alone in a cluster would tie: leave it more.)"""
+    basis = torch.linalg.qr(torch.randn(dk, dk, dtype=torch.float64)).Q
+    own = dk // clusters  # dimensions of a cluster's subspace, the first of them its axis
+    label = torch.arange(n) % clusters
+    angle = torch.where(torch.arange(n) < clusters, 0.0, 0.1 + 0.2 * torch.rand(n, dtype=torch.float64))
+    aside = basis[label * own + torch.randint(1, own, (n,))]
+    keys = basis[label * own] * angle.cos()[:, None] + aside * angle.sin()[:, None]
+    order = torch.randperm(n)
+    return (keys * (0.5 + torch.rand(n, 1, dtype=torch.float64)))[order].float()
+
+
+def adversarial() -> dict[str, Tensor]:
+    """Inputs that greedy clustering, ties and rounding stumble over; small integers, so that much is exact."""
+    unit = torch.eye(4)
+    zeros = torch.zeros(3, 4)
+    return {
+        "one token": torch.tensor([[3.0, -1.0]]),
+        "one zero token": torch.zeros(1, 5),
+        "all equal": torch.tensor([[0.3, -1.7, 2.2]]).repeat(67, 1),
+        "all zero": torch.zeros(50, 7),
+        "zeros among others": torch.cat([unit, zeros, unit, -unit]),
+        "antipodal": torch.cat([unit, -unit]).repeat(13, 1),
+        "duplicates": torch.randn(10, 6).repeat(9, 1),
+        "scaled duplicates": torch.randn(8, 6).repeat(4, 1) * torch.tensor([1.0, 2.0, 0.5, 1024.0]).repeat_interleave(8)[:, None],
+        "orthogonal, all densities tie": torch.eye(60),
+        "integer grid": torch.cartesian_prod(*[torch.arange(-2.0, 3.0)] * 3),
+        "huge and tiny": torch.randn(40, 9) * torch.logspace(-37, 37, 40)[:, None],
+        "subnormal": torch.randn(20, 9) * 1e-41,
+    }
+
+
+def awkward_strides(x: Tensor) -> list[Tensor]:
+    """The same values behind other strides and storage offsets."""
+    wide = torch.empty(*x.shape[:-1], x.shape[-1] * 2 + 1, dtype=x.dtype, device=x.device)
+    wide[..., 1::2] = x
+    offset = torch.empty(x.numel() + 1, dtype=x.dtype, device=x.device)
+    offset[1:] = x.flatten()
+    return [wide[..., 1::2], x.transpose(0, -1).contiguous().transpose(0, -1), offset[1:].view(x.shape)]

@@ -1,0 +1,97 @@
+"""Every operator under opcheck, torch.compile with changing sizes, and torch.export with a dynamic dimension."""
+
+import pytest
+import torch
+from torch._dynamo.testing import CompileCounterWithBackend
+
+import pact_ext
+from pact_ext import PactConfig, ops
+
+
+def arguments(name, n):
+    keys, hidden, queries = torch.randn(n, 2, 8), torch.randn(n, 12), torch.randn(n, 4, 8)
+    return {
+        "euti_scores": (hidden, keys, queries),
+        "density": (keys, 2.0),
+        "dbdpc": (keys, 0.3, 2.0),
+        "assign": (keys, torch.tensor([0, 1]), 0.9),
+        "segment_mean": (hidden, torch.arange(n) % 3 - 1, 2),
+        "max_distance": (keys,),
+        "reduce": (hidden, keys, queries, keys, 0.45, 0.3, 2.0, 1.5),
+    }[name]
+
+
+OPS = ["euti_scores", "density", "dbdpc", "assign", "segment_mean", "max_distance", "reduce"]
+
+
+def outputs(result):
+    return result if isinstance(result, tuple) else (result,)
+
+
+@pytest.mark.parametrize("name", OPS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_opcheck(name, dtype):
+    args = tuple(
+        a.to(dtype) if isinstance(a, torch.Tensor) and a.is_floating_point() else a for a in arguments(name, 20)
+    )
+    torch.library.opcheck(getattr(torch.ops.pact, name).default, args)
+
+
+def test_opcheck_of_every_optional_argument():
+    hidden, keys, queries, cluster_keys, *numbers = arguments("reduce", 20)
+    torch.library.opcheck(
+        torch.ops.pact.reduce.default,
+        (hidden, keys, queries, cluster_keys, *numbers),
+        {"scores": torch.rand(20), "scale": 1.0, "gaussian": True},
+    )
+    torch.library.opcheck(torch.ops.pact.euti_scores.default, (hidden, keys, queries), {"scale": 1.0})
+    torch.library.opcheck(torch.ops.pact.density.default, (keys, 2.0), {"gaussian": True})
+    torch.library.opcheck(torch.ops.pact.dbdpc.default, (keys, 0.3, 2.0), {"gaussian": True})
+
+
+@pytest.mark.parametrize("name", OPS)
+def test_compiles_once_for_changing_n(name):
+    op = getattr(ops, name)
+    torch._dynamo.reset()
+    graphs = CompileCounterWithBackend("inductor")
+    # Doing something with the results makes the compiler work with their sizes.
+    compiled = torch.compile(lambda *args: [r * 2 for r in outputs(op(*args))], fullgraph=True, backend=graphs)
+    for n in (20, 33, 7, 64):
+        args = arguments(name, n)
+        for a in args:
+            if isinstance(a, torch.Tensor) and a.shape[0] == n:
+                torch._dynamo.mark_dynamic(a, 0)
+        for ours, expected in zip(compiled(*args), outputs(op(*args)), strict=True):
+            assert torch.equal(ours, expected * 2)
+    assert graphs.frame_count == 1
+
+
+@pytest.mark.parametrize("name", OPS)
+def test_exports_with_a_dynamic_dimension(name):
+    class Module(torch.nn.Module):
+        def forward(self, *args):
+            return getattr(ops, name)(*args)
+
+    args, n = arguments(name, 20), torch.export.Dim("n", min=2)
+    shapes = tuple({0: n} if isinstance(a, torch.Tensor) and a.shape[0] == 20 else None for a in args)
+    program = torch.export.export(Module(), args, dynamic_shapes=(shapes,))
+    for size in (20, 41):
+        args = arguments(name, size)
+        for ours, expected in zip(outputs(program.module()(*args)), outputs(getattr(ops, name)(*args)), strict=True):
+            assert torch.equal(ours, expected)
+
+
+@pytest.mark.parametrize("config", [PactConfig(), PactConfig(cluster=False), PactConfig(merge=False)], ids=str)
+def test_reduction_compiles_without_a_graph_break(config):
+    torch._dynamo.reset()
+
+    @torch.compile(fullgraph=True, dynamic=True, backend="aot_eager")
+    def run(hidden, keys, queries):
+        r = pact_ext.reduce(hidden, keys, queries, position_ids=torch.arange(hidden.shape[0]), config=config)
+        return r.merged, r.sizes, r.log_sizes, r.centers, r.labels, r.position_ids
+
+    for n in (30, 47):
+        tensors = arguments("euti_scores", n)
+        expected = pact_ext.reduce(*tensors, position_ids=torch.arange(n), config=config)
+        for ours, other in zip(run(*tensors), vars(expected).values(), strict=True):
+            assert torch.equal(ours, other)

@@ -1,0 +1,118 @@
+"""pact::euti_scores."""
+
+import pytest
+import torch
+from data import DTYPES, awkward_strides
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pact_ext import ops, reference
+
+# Computed in double from exact inputs and rounded to float32 at the end: a few ulp of float32.
+RTOL = 1e-6
+ATOL = 1e-37  # what float32 cannot hold
+
+
+def inputs(n, d, key_heads, query_heads, head_size, dtype=torch.float32):
+    hidden = torch.randn(n, d).to(dtype)
+    keys = torch.randn(n, key_heads, head_size).to(dtype)
+    queries = (torch.randn(n, query_heads, head_size) + 0.3).to(dtype)
+    return hidden, keys, queries
+
+
+def check(hidden, keys, queries, scale=None):
+    scores = ops.euti_scores(hidden, keys, queries, scale)
+    expected = reference.euti_scores(hidden.cpu().double(), keys.cpu().double(), queries.cpu().double(), scale)
+    assert scores.dtype == torch.float32
+    torch.testing.assert_close(scores.cpu().double(), expected, rtol=RTOL, atol=ATOL)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(
+    "shape",
+    [(1, 1, 1, 1, 1), (3, 7, 1, 3, 5), (257, 33, 2, 6, 17), (600, 64, 4, 28, 128), (300, 4096, 32, 32, 128)],
+    ids=str,
+)
+def test_agrees_with_float64(backend, shape, dtype):
+    check(*(t.to(backend.device) for t in inputs(*shape, dtype)))
+
+
+@given(
+    st.integers(1, 80), st.integers(1, 40), st.integers(1, 4), st.integers(1, 4), st.integers(1, 40), st.integers(0, 999)
+)
+@settings(max_examples=30, deadline=None)
+def test_any_shape(n, d, key_heads, group, head_size, seed):
+    torch.manual_seed(seed)
+    check(*inputs(n, d, key_heads, key_heads * group, head_size))
+
+
+@pytest.mark.parametrize("scale", [0.0, 1.0, -2.5, 30.0])
+def test_scale(backend, scale):
+    check(*(t.to(backend.device) for t in inputs(90, 10, 2, 4, 16)), scale)
+
+
+def test_weights_sum_to_one(backend):
+    _, keys, queries = inputs(500, 1, 2, 4, 16)
+    scores = ops.euti_scores(torch.ones(500, 1).to(backend.device), keys.to(backend.device), queries.to(backend.device))
+    assert scores.double().sum().item() == pytest.approx(1, abs=1e-6)
+
+
+def test_two_dimensional_keys_and_queries(backend):
+    hidden, keys, queries = (t.to(backend.device) for t in inputs(50, 9, 2, 4, 8))
+    expected = ops.euti_scores(hidden, keys, queries)
+    assert torch.equal(ops.euti_scores(hidden, keys.flatten(1), queries), expected)
+    assert torch.equal(ops.euti_scores(hidden, keys, queries.flatten(1)), expected)
+    one_head = ops.euti_scores(hidden, keys.flatten(1), queries[:, :2].flatten(1))
+    assert torch.equal(one_head, ops.euti_scores(hidden, keys.view(50, 1, 16), queries[:, :2].reshape(50, 1, 16)))
+
+
+def test_large_finite_inputs_do_not_overflow(backend):
+    hidden, keys, queries = (t.to(backend.device) * 1e18 for t in inputs(40, 6, 1, 2, 8))
+    scores = ops.euti_scores(hidden, keys, queries)
+    assert scores.isfinite().all()
+    check(hidden, keys, queries)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_same_bits_every_thread_count_and_stride(backend, threads, dtype):
+    hidden, keys, queries = (t.to(backend.device) for t in inputs(700, 50, 2, 4, 16, dtype))
+    expected = ops.euti_scores(hidden, keys, queries)
+    for count in (1, 3, 2):
+        threads(count)
+        for views in zip(awkward_strides(hidden), awkward_strides(keys), awkward_strides(queries), strict=True):
+            assert torch.equal(ops.euti_scores(*views), expected)
+
+
+H, K, Q = torch.ones(4, 6), torch.ones(4, 2, 8), torch.ones(4, 4, 8)
+
+
+@pytest.mark.parametrize(
+    ("hidden", "keys", "queries", "message"),
+    [
+        (H[0], K, Q, r"pact::euti_scores: hidden must be \[n, d\], got \[6\]"),
+        (H, K[0, 0], Q, r"keys must be \[n, dk\] or \[n, Hk, dh\], got \[8\]"),
+        (H, K, Q[0, 0], r"queries must be \[n, Hq \* dh\] or \[n, Hq, dh\], got \[8\]"),
+        (H[:3], K, Q, r"keys must have as many rows as hidden, 3, got \[4, 2, 8\]"),
+        (H, K, Q[:3], r"queries must have as many rows as hidden, 4, got \[3, 4, 8\]"),
+        (H, K, Q[:, :3], r"queries must have a whole multiple of the heads of keys, .* got \[4, 3, 8\]"),
+        (H, K, Q[:, :, :7], r"queries must have the head size of keys, 8, got \[4, 4, 7\]"),
+        (H, K, Q.flatten(1)[:, :31], r"queries must have a whole multiple of the heads of keys"),
+        (H, K.half(), Q, "keys must have the dtype of hidden, float32, got float16"),
+        (H, K, Q.bfloat16(), "queries must have the dtype of hidden, float32, got bfloat16"),
+        (H.double(), K, Q, "hidden must be float32, float16 or bfloat16, got float64"),
+        (H[:0], K, Q, r"hidden must not be empty, got \[0, 6\]"),
+        (H * float("nan"), K, Q, "pact::euti_scores: hidden must be finite"),
+        (H, K * float("inf"), Q, "pact::euti_scores: keys must be finite"),
+        (H, K, Q * float("nan"), "pact::euti_scores: queries must be finite"),
+    ],
+    ids=str,
+)
+def test_errors(backend, hidden, keys, queries, message):
+    with pytest.raises(RuntimeError, match=message):
+        ops.euti_scores(hidden.to(backend.device), keys.to(backend.device), queries.to(backend.device))
+
+
+@pytest.mark.parametrize("scale", [float("nan"), float("inf")])
+def test_scale_must_be_finite(backend, scale):
+    with pytest.raises(RuntimeError, match="pact::euti_scores: scale must be finite"):
+        ops.euti_scores(H.to(backend.device), K.to(backend.device), Q.to(backend.device), scale)

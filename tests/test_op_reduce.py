@@ -1,0 +1,172 @@
+"""pact::reduce: the pipeline against the reference, against its own parts, and what a Reduction promises."""
+
+import math
+
+import pytest
+import torch
+from certificate import check_clustering
+from data import DTYPES, awkward_strides, clustered, with_margins
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pact_ext import ops, reference
+
+CONFIG = {"prune_ratio": 0.45, "dc": 0.21, "dn": 2.0, "alpha": 1.5, "gaussian": True}
+
+
+def inputs(n, d=40, key_heads=2, query_heads=4, head_size=16, dtype=torch.float32, device="cpu"):
+    hidden = torch.randn(n, d).to(dtype)
+    keys = clustered(n, key_heads * head_size, dtype, noise=0.4).view(n, key_heads, head_size)
+    queries = torch.randn(n, query_heads, head_size).to(dtype)
+    cluster_keys = clustered(n, key_heads * head_size, dtype, noise=0.4).view(n, key_heads, head_size)
+    return tuple(t.to(device) for t in (hidden, keys, queries, cluster_keys))
+
+
+def compose(hidden, keys, queries, cluster_keys, prune_ratio, dc, dn, alpha, gaussian, scores=None):
+    """The same reduction from the other operators, one after the other."""
+    if scores is None:
+        scores = ops.euti_scores(hidden, keys, queries)
+    kept, dropped = reference.split(scores, prune_ratio)
+    kept_keys = cluster_keys[kept]
+    centers, kept_labels = ops.dbdpc(kept_keys, dc, dn, gaussian=gaussian)
+    centers = kept[centers]
+    labels = torch.full((hidden.shape[0],), -1, device=hidden.device)
+    labels[kept] = kept_labels
+    recovered, _ = ops.assign(cluster_keys, centers, alpha * dc)
+    labels[dropped] = recovered[dropped]
+    merged, sizes = ops.segment_mean(hidden, labels, centers.shape[0])
+    return merged, sizes, centers, labels
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("n", [1, 2, 3, 50, 193, 777])
+@pytest.mark.parametrize("prune_ratio", [0.0, 0.45, 1.0])
+def test_equals_its_parts_bit_for_bit(backend, dtype, n, prune_ratio):
+    tensors = inputs(n, dtype=dtype, device=backend.device)
+    config = {**CONFIG, "prune_ratio": prune_ratio}
+    for ours, expected in zip(ops.reduce(*tensors, **config), compose(*tensors, **config), strict=True):
+        assert ours.dtype == expected.dtype
+        assert torch.equal(ours, expected)
+
+
+@pytest.mark.parametrize("n", [1, 200, 600])
+@pytest.mark.parametrize("prune_ratio", [0.0, 0.3, 0.6])
+def test_equals_the_reference_where_the_answer_is_beyond_doubt(backend, n, prune_ratio):
+    hidden, keys, queries, _ = inputs(n)
+    cluster_keys, scores = with_margins(n), torch.randperm(n).float() + 1
+    config = {**CONFIG, "prune_ratio": prune_ratio, "gaussian": False, "scores": scores}
+    expected = reference.reduce(hidden, keys, queries, cluster_keys.double(), **config)
+    config["scores"] = scores.to(backend.device)
+    moved = (t.to(backend.device) for t in (hidden, keys, queries, cluster_keys))
+    for ours, other in zip(ops.reduce(*moved, **config), expected, strict=True):
+        assert torch.equal(ours.cpu(), other)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_llava_onevision_shapes(backend, dtype):
+    n = 2880
+    tensors = inputs(n, 3584, 4, 28, 128, dtype, backend.device)
+    hidden, _, _, cluster_keys = tensors
+    merged, sizes, centers, labels = ops.reduce(*tensors, **CONFIG)
+    kept, dropped = reference.split(ops.euti_scores(*tensors[:3]), 0.45)
+    assert kept.shape[0] == n - math.ceil(0.45 * (n - 1))
+    local = torch.searchsorted(kept, centers)
+    assert torch.equal(kept[local], centers)
+    check_clustering(cluster_keys[kept], 0.21, 2.0, True, local, labels[kept])
+
+    assert sizes.sum() == (labels >= 0).sum()
+    distance = reference.pairwise_distance(cluster_keys.cpu().double())[:, centers.cpu()].min(dim=1).values
+    recovered = (labels[dropped] >= 0).cpu()
+    assert (distance[dropped.cpu()][recovered] < 1.5 * 0.21 + 2e-6).all()
+    assert (distance[dropped.cpu()][~recovered] >= 1.5 * 0.21 - 2e-6).all()
+    assert torch.equal(merged, ops.segment_mean(hidden, labels, centers.shape[0])[0])
+
+
+@given(
+    st.integers(1, 90),
+    st.floats(0, 1),
+    st.sampled_from([0.0, 0.2, 1.0, 2.0]),
+    st.floats(0, 3),
+    st.sampled_from(DTYPES),
+    st.integers(0, 2**31),
+)
+@settings(max_examples=40, deadline=None)
+def test_any_parameters(n, prune_ratio, dc, alpha, dtype, seed):
+    torch.manual_seed(seed)
+    tensors = inputs(n, dtype=dtype)
+    config = {"prune_ratio": prune_ratio, "dc": dc, "dn": 0.7, "alpha": alpha, "gaussian": False}
+    for ours, expected in zip(ops.reduce(*tensors, **config), compose(*tensors, **config), strict=True):
+        assert torch.equal(ours, expected)
+
+
+def test_scores_replace_euti(backend):
+    tensors = inputs(60, device=backend.device)
+    scores = torch.arange(60.0).to(backend.device)
+    _, _, centers, labels = ops.reduce(*tensors, **{**CONFIG, "alpha": 0.0}, scores=scores)
+    assert (labels[: math.ceil(0.45 * 59)] == -1).all()
+    assert (centers >= math.ceil(0.45 * 59)).all()
+
+
+def test_tied_scores_keep_the_lower_index(backend):
+    tensors = inputs(60, device=backend.device)
+    labels = ops.reduce(*tensors, 0.5, 0.21, 2.0, 0.0, scores=torch.ones(60).to(backend.device))[3]
+    m = 60 - math.ceil(0.5 * 59)
+    assert (labels[:m] >= 0).all()
+    assert (labels[m:] == -1).all()
+
+
+def test_scale_reaches_the_scores(backend):
+    tensors = inputs(200, device=backend.device)
+    ours = ops.reduce(*tensors, **CONFIG, scale=3.0)
+    given = ops.reduce(*tensors, **CONFIG, scores=ops.euti_scores(*tensors[:3], 3.0))
+    assert torch.equal(ours[3], given[3])
+    assert not torch.equal(ours[3], ops.reduce(*tensors, **CONFIG)[3])
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_same_bits_every_thread_count_and_stride(backend, threads, dtype):
+    tensors = inputs(400, dtype=dtype, device=backend.device)
+    expected = ops.reduce(*tensors, **CONFIG)
+    for count in (1, 3, 2):
+        threads(count)
+        for views in zip(*map(awkward_strides, tensors), strict=True):
+            for ours, other in zip(ops.reduce(*views, **CONFIG), expected, strict=True):
+                assert torch.equal(ours, other)
+
+
+H, K, Q, U = inputs(8)
+NAN = float("nan")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"prune_ratio": -0.1}, r"pact::reduce: prune_ratio must be in \[0, 1\], got -0.1"),
+        ({"prune_ratio": 1.1}, r"prune_ratio must be in \[0, 1\], got 1.1"),
+        ({"prune_ratio": NAN}, r"prune_ratio must be in \[0, 1\], got nan"),
+        ({"dc": -1.0}, "pact::reduce: dc must be >= 0, got -1"),
+        ({"dn": 0.0}, "pact::reduce: dn must be > 0 and finite, got 0"),
+        ({"alpha": -1.0}, "pact::reduce: alpha must be >= 0 and finite, got -1"),
+        ({"scale": NAN}, "pact::reduce: scale must be finite, got nan"),
+        ({"hidden": H[0]}, r"hidden must be \[n, d\], got \[40\]"),
+        ({"keys": K[:5]}, r"keys must have as many rows as hidden, 8, got \[5, 2, 16\]"),
+        ({"queries": Q[:, :3]}, "queries must have a whole multiple of the heads of keys"),
+        ({"cluster_keys": U[:5]}, r"cluster_keys must have as many rows as hidden, 8, got \[5, 2, 16\]"),
+        ({"cluster_keys": U.half()}, "cluster_keys must have the dtype of hidden, float32, got float16"),
+        ({"cluster_keys": U[0, 0]}, r"cluster_keys must be \[n, dk\] or \[n, Hk, dh\], got \[16\]"),
+        ({"scores": torch.ones(8).double()}, "scores must be float32, got float64"),
+        ({"scores": torch.ones(7)}, r"scores must have as many rows as hidden, 8, got \[7\]"),
+        ({"scores": torch.ones(8, 1)}, r"scores must be \[n\], got \[8, 1\]"),
+        ({"scores": torch.full((8,), NAN)}, "pact::reduce: scores must be finite"),
+        ({"hidden": H * NAN}, "pact::reduce: hidden must be finite"),
+        ({"keys": K * NAN, "scores": torch.ones(8)}, "pact::reduce: keys must be finite"),
+        ({"queries": Q * NAN}, "pact::reduce: queries must be finite"),
+        ({"cluster_keys": U * float("inf")}, "pact::reduce: cluster_keys must be finite"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, dict) else None,
+)
+def test_errors(backend, change, message):
+    arguments = {"hidden": H, "keys": K, "queries": Q, "cluster_keys": U, **CONFIG, **change}
+    moved = {k: v.to(backend.device) if isinstance(v, torch.Tensor) else v for k, v in arguments.items()}
+    with pytest.raises(RuntimeError, match=message):
+        ops.reduce(**moved)

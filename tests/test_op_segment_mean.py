@@ -1,0 +1,107 @@
+"""pact::segment_mean: float32 sums in ascending index, rounded once."""
+
+import pytest
+import torch
+from data import DTYPES, awkward_strides
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pact_ext import ops, reference
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("n", "d", "segments"), [(1, 1, 1), (5, 3, 2), (100, 17, 9), (333, 3584, 60), (64, 31, 200)])
+def test_same_bits_as_the_reference(backend, dtype, n, d, segments):
+    x = (torch.randn(n, d) * 10).to(dtype).to(backend.device)
+    labels = torch.randint(-1, segments, (n,)).to(backend.device)
+    means, counts = ops.segment_mean(x, labels, segments)
+    expected_means, expected_counts = reference.segment_mean(x.cpu(), labels.cpu(), segments)
+    assert means.dtype == dtype
+    assert torch.equal(means.cpu(), expected_means)
+    assert torch.equal(counts.cpu(), expected_counts)
+
+
+@given(st.integers(1, 60), st.integers(1, 40), st.integers(1, 20), st.sampled_from(DTYPES), st.integers(0, 2**31))
+@settings(max_examples=40, deadline=None)
+def test_same_bits_on_any_shape(n, d, segments, dtype, seed):
+    torch.manual_seed(seed)
+    x, labels = torch.randn(n, d).to(dtype), torch.randint(-1, segments, (n,))
+    means, counts = ops.segment_mean(x, labels, segments)
+    expected_means, expected_counts = reference.segment_mean(x, labels, segments)
+    assert torch.equal(means, expected_means)
+    assert torch.equal(counts, expected_counts)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_rounding_of_every_half_value(backend, dtype):
+    """One row per segment: every finite value, subnormals included, comes back as it went in."""
+    values = torch.arange(-(2**15), 2**15, dtype=torch.int32).to(torch.int16).view(dtype)
+    x = values[values.isfinite()][:, None].contiguous().to(backend.device)
+    labels = torch.arange(x.shape[0], device=backend.device)
+    assert torch.equal(ops.segment_mean(x, labels, x.shape[0])[0].view(torch.int16), (x + 0.0).view(torch.int16))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_rounding_between_half_values(backend, dtype):
+    """Means of two neighbours lie halfway: ties to even, as torch rounds; beyond the largest value, to infinity."""
+    values = torch.arange(0, 2**15 - 1, dtype=torch.int32).to(torch.int16).view(dtype)
+    values = values[values.isfinite()]
+    pairs = torch.stack([values[:-1], values[1:]], dim=1).to(backend.device)
+    labels = torch.arange(pairs.shape[0], device=backend.device).repeat_interleave(2)
+    means, _ = ops.segment_mean(pairs.reshape(-1, 1), labels, pairs.shape[0])
+    assert torch.equal(means.flatten(), (pairs.float().sum(dim=1) / 2).to(dtype))
+
+
+def test_overflowing_sums(backend):
+    x = torch.full((3, 2), 3e38).to(backend.device)
+    means, _ = ops.segment_mean(x, torch.zeros(3, dtype=torch.int64).to(backend.device), 1)
+    assert means.isinf().all()  # float32 sums, as the contract says
+
+
+def test_empty_segments_and_discarded_rows(backend):
+    x = torch.tensor([[1.0], [2.0], [4.0]]).to(backend.device)
+    means, counts = ops.segment_mean(x, torch.tensor([2, -1, 2]).to(backend.device), 4)
+    assert means.flatten().tolist() == [0, 0, 2.5, 0]
+    assert counts.tolist() == [0, 0, 2, 0]
+
+
+def test_order_of_the_sum_is_ascending(backend):
+    x = torch.tensor([[1e8], [1.0], [-1e8], [1.0]]).to(backend.device)  # left to right in float32: 1
+    means, _ = ops.segment_mean(x, torch.zeros(4, dtype=torch.int64).to(backend.device), 1)
+    assert means.item() == 0.25
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_same_bits_every_thread_count_and_stride(backend, threads, dtype):
+    x = torch.randn(200, 33).to(dtype).to(backend.device)
+    labels = torch.randint(-1, 20, (200,)).to(backend.device)
+    expected = ops.segment_mean(x, labels, 20)[0]
+    for count in (1, 3, 2):
+        threads(count)
+        for view in [x, *awkward_strides(x)]:
+            assert torch.equal(ops.segment_mean(view, labels.repeat_interleave(2)[::2], 20)[0], expected)
+
+
+X = torch.ones(3, 2)
+L = torch.zeros(3, dtype=torch.int64)
+
+
+@pytest.mark.parametrize(
+    ("x", "labels", "segments", "message"),
+    [
+        (torch.ones(3), L, 1, r"pact::segment_mean: x must be \[n, d\], got \[3\]"),
+        (torch.ones(0, 2), L[:0], 1, r"x must not be empty, got \[0, 2\]"),
+        (X.int(), L, 1, "x must be float32, float16 or bfloat16, got int32"),
+        (X, L.int(), 1, "labels must be int64, got int32"),
+        (X, L[:, None], 1, r"labels must be \[n\], got \[3, 1\]"),
+        (X, L[:2], 1, r"labels must have as many rows as x, 3, got \[2\]"),
+        (X, L, 0, "num_segments must be >= 1, got 0"),
+        (X, torch.tensor([0, 1, 2]), 2, r"labels must be in \[-1, 2\), got 2"),
+        (X, torch.tensor([0, -2, 1]), 2, r"labels must be in \[-1, 2\), got -2"),
+        (X * float("inf"), L, 1, "pact::segment_mean: x must be finite"),
+    ],
+    ids=str,
+)
+def test_errors(backend, x, labels, segments, message):
+    with pytest.raises(RuntimeError, match=message):
+        ops.segment_mean(x.to(backend.device), labels.to(backend.device), segments)

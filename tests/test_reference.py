@@ -1,0 +1,111 @@
+"""The oracle against values worked out by hand, and the certificate against wrong answers."""
+
+import math
+
+import pytest
+import torch
+from certificate import check_clustering
+from data import clustered
+
+from pact_ext import reference as ref
+
+
+def test_euti_by_hand():
+    hidden = torch.tensor([[3.0, 4.0], [0.0, 2.0]], dtype=torch.float64)  # norms 5 and 2
+    keys = torch.tensor([[[1.0]], [[0.0]]], dtype=torch.float64)
+    queries = torch.tensor([[[1.0], [4.0]], [[3.0], [0.0]]], dtype=torch.float64)  # means 2 and 2, two heads
+    weight = math.exp(2) / (math.exp(2) + 1)
+    expected = torch.tensor([5 * weight, 2 * (1 - weight)], dtype=torch.float64)
+    torch.testing.assert_close(ref.euti_scores(hidden, keys, queries, scale=1.0), expected)
+
+
+def test_euti_default_scale_is_one_over_sqrt_head_size():
+    hidden, keys, queries = torch.randn(9, 5), torch.randn(9, 2, 16), torch.randn(9, 4, 16)
+    torch.testing.assert_close(
+        ref.euti_scores(hidden, keys, queries), ref.euti_scores(hidden, keys, queries, scale=0.25)
+    )
+
+
+@pytest.mark.parametrize("prune_ratio", [0.0, 0.1, 0.45, 0.5, 0.999, 1.0])
+def test_split_is_the_quantile_of_eq_3(prune_ratio):
+    scores = torch.rand(57, dtype=torch.float64)
+    kept, dropped = ref.split(scores, prune_ratio)
+    threshold = torch.quantile(scores, prune_ratio, interpolation="linear")
+    assert torch.equal(kept, (scores >= threshold - 1e-12).nonzero().flatten())
+    assert torch.equal(torch.cat([kept, dropped]).sort().values, torch.arange(57))
+
+
+def test_split_breaks_ties_by_lower_index():
+    kept, dropped = ref.split(torch.tensor([1.0, 2.0, 1.0, 1.0]), 0.5)
+    assert kept.tolist() == [0, 1]
+    assert dropped.tolist() == [2, 3]
+
+
+def test_distance_by_hand():
+    keys = torch.tensor([[1.0, 0.0], [0.0, 2.0], [-3.0, 0.0], [1.0, 1.0], [0.0, 0.0], [0.0, 0.0]])
+    d = ref.pairwise_distance(keys)
+    assert d[0].tolist() == pytest.approx([0, 1, 2, 1 - math.sqrt(0.5), 1, 1])
+    assert (d.diagonal() == 0).all()
+    assert d[4, 5] == 1  # a zero vector is near nothing but itself
+
+
+def test_density_by_hand():
+    d = torch.tensor([[0.0, 1.0], [1.0, 0.0]])
+    assert ref.density_from_distance(d, 2.0).tolist() == pytest.approx([1 + math.exp(-0.5)] * 2)
+    assert ref.density_from_distance(d, 2.0, gaussian=True).tolist() == pytest.approx([1 + math.exp(-0.25)] * 2)
+
+
+def test_greedy_by_hand():
+    """A chain 0 - 1 - 2 within dc of its neighbours only: the densest first, and its neighbours are covered."""
+    distance = torch.tensor([[0.0, 0.25, 0.6], [0.25, 0.0, 0.5], [0.6, 0.5, 0.0]])
+    rho = torch.tensor([1.0, 2.0, 3.0])
+    assert ref.select_centers(distance, rho, dc=0.55).tolist() == [0, 2]
+    assert ref.nearest_center(distance, torch.tensor([0, 2]))[0].tolist() == [0, 0, 1]
+    assert ref.select_centers(distance, rho, dc=0.5).tolist() == [0, 2]  # exactly dc apart is within dc
+    assert ref.select_centers(distance, rho, dc=0.4).tolist() == [1, 2]  # 1 comes before 0, and covers it
+    assert ref.select_centers(distance, torch.ones(3), dc=0.4).tolist() == [0, 2]  # ties: the lower index first
+
+
+def test_reduce_by_hand():
+    """Two directions; the weakest token is dropped, and joins the cluster it points along, or none."""
+    hidden = torch.tensor([[2.0, 0.0], [4.0, 0.0], [0.0, 6.0], [0.0, 1.0]])
+    keys = torch.tensor([[1.0, 0.0], [1.0, 0.1], [0.0, 1.0], [0.0, 1.0]])
+    scores = torch.tensor([3.0, 2.0, 4.0, 1.0])
+    merged, sizes, centers, labels = ref.reduce(hidden, keys, keys, keys, 0.33, 0.1, 2.0, 1.5, scores=scores)
+    assert centers.tolist() == [0, 2] or centers.tolist() == [1, 2]
+    assert labels.tolist() == [0, 0, 1, 1]
+    assert sizes.tolist() == [2, 2]
+    assert merged.tolist() == [[3.0, 0.0], [0.0, 3.5]]
+    _, _, _, labels = ref.reduce(hidden, keys, keys, keys, 0.33, 0.1, 2.0, 0.0, scores=scores)
+    assert labels.tolist() == [0, 0, 1, -1]
+
+
+def test_positions_and_log_sizes():
+    centers = torch.tensor([1, 3])
+    assert ref.merged_position_ids(torch.arange(10, 14), centers).tolist() == [11, 13]
+    assert ref.merged_position_ids(torch.arange(12).view(3, 4), centers).tolist() == [[1, 3], [5, 7], [9, 11]]
+    assert ref.log_sizes(torch.tensor([1, 2])).tolist() == pytest.approx([0, math.log(2)])
+
+
+@pytest.mark.parametrize("spoil", ["extra center", "missing center", "wrong label", "wrong order"])
+def test_certificate_rejects_wrong_answers(spoil):
+    keys, dc, dn = clustered(80, 16), 0.3, 0.5
+    centers, labels = ref.dbdpc(keys.double(), dc, dn)
+    check_clustering(keys, dc, dn, False, centers, labels)
+    distance = ref.pairwise_distance(keys.double())
+    if spoil == "extra center":
+        other = next(i for i in range(80) if i not in centers.tolist())
+        centers = torch.cat([centers, torch.tensor([other])]).sort().values
+        labels = ref.nearest_center(distance, centers)[0]
+    elif spoil == "missing center":
+        centers = centers[1:]
+        labels = ref.nearest_center(distance, centers)[0]
+    elif spoil == "wrong label":
+        labels = labels.clone()
+        labels[next(i for i in range(80) if i not in centers.tolist())] += 1
+        labels %= centers.shape[0]
+    else:
+        centers = ref.select_centers(distance, -ref.density(keys.double(), dn), dc)
+        labels = ref.nearest_center(distance, centers)[0]
+    with pytest.raises(AssertionError):
+        check_clustering(keys, dc, dn, False, centers, labels)
