@@ -30,7 +30,8 @@ def check_clustering(keys: Tensor, dc: float, dn: float, gaussian: bool, centers
     rho = reference.density_from_distance(distance, dn, gaussian)
 
     assert (centers.diff() > 0).all(), "centres are not ascending"
-    assert centers.min() >= 0 and centers.max() < n
+    assert centers.min() >= 0
+    assert centers.max() < n
     between = distance[centers][:, centers].fill_diagonal_(torch.inf)
     assert (between > dc - DISTANCE_MARGIN).all(), "two centres are within dc of each other"
 

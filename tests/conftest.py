@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import venv
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 import torch
@@ -39,3 +41,19 @@ def threads():
 @pytest.fixture(autouse=True)
 def seeded():
     torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def fresh_python(tmp_path_factory):
+    """A new virtual environment that has this one's torch and nothing else of ours."""
+    folder = tmp_path_factory.mktemp("venv")
+    venv.create(folder, with_pip=True)
+    (site,) = folder.glob("lib/python*/site-packages")
+    # By link, so that an editable install of pact_ext beside torch stays out of sight.
+    hidden = ("pact_ext", "__editable__", "pip", "setuptools", "_distutils", "distutils", "__pycache__")
+    for entry in Path(torch.__file__).parents[1].iterdir():
+        if not entry.name.startswith(hidden):
+            target = site / entry.name
+            if not target.exists():
+                target.symlink_to(entry)
+    return folder / "bin" / "python"

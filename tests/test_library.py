@@ -47,7 +47,12 @@ assert centers.tolist() == [0, 1, 2]
 
 
 def test_isa_is_chosen_by_environment():
-    code = "import pact_ext._library as l, torch; print(l.cpu_info()['isa']); import pact_ext.ops as o; o.density(torch.ones(1, 1), 1.0)"
+    code = """
+import torch
+from pact_ext import _library, ops
+print(_library.cpu_info()["isa"])
+ops.density(torch.ones(1, 1), 1.0)
+"""
     assert run(code, PACT_CPU_ISA="portable").stdout.strip() == "portable"
     unknown = run(code, PACT_CPU_ISA="mmx")
     assert unknown.stdout.strip() == "None"

@@ -38,7 +38,12 @@ def test_agrees_with_float64(backend, shape, dtype):
 
 
 @given(
-    st.integers(1, 80), st.integers(1, 40), st.integers(1, 4), st.integers(1, 4), st.integers(1, 40), st.integers(0, 999)
+    n=st.integers(1, 80),
+    d=st.integers(1, 40),
+    key_heads=st.integers(1, 4),
+    group=st.integers(1, 4),
+    head_size=st.integers(1, 40),
+    seed=st.integers(0, 2**31),
 )
 @settings(max_examples=30, deadline=None)
 def test_any_shape(n, d, key_heads, group, head_size, seed):

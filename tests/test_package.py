@@ -9,7 +9,6 @@ from email.parser import HeaderParser
 from pathlib import Path
 
 import pytest
-import torch
 from setuptools.dist import Distribution
 
 ROOT = Path(__file__).parents[1]
@@ -27,22 +26,6 @@ def wheel(tmp_path_factory):
     run(sys.executable, "-m", "pip", "wheel", "-q", "--no-build-isolation", "--no-deps", "-w", folder, ".", cwd=ROOT)
     (path,) = folder.iterdir()
     return path
-
-
-@pytest.fixture(scope="module")
-def fresh_python(tmp_path_factory):
-    """A new virtual environment that has this one's torch and nothing else of ours."""
-    folder = tmp_path_factory.mktemp("venv")
-    run(sys.executable, "-m", "venv", folder)
-    python = folder / "bin" / "python"
-    site = run(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))").strip()
-    # By link, so that an editable install of pact_ext beside torch stays out of sight.
-    for entry in Path(torch.__file__).parents[1].iterdir():
-        if not entry.name.startswith(("pact_ext", "__editable__", "pip", "setuptools", "_distutils", "distutils", "__pycache__")):
-            target = Path(site) / entry.name
-            if not target.exists():
-                target.symlink_to(entry)
-    return python
 
 
 def test_wheel_serves_every_python(wheel):

@@ -66,9 +66,7 @@ def test_reduction_holds_what_the_operator_returns():
     hidden, keys, queries = tensors()
     rotated = torch.roll(keys, 1, dims=2)
     r = pact_ext.reduce(hidden, keys, queries, cluster_keys=rotated, config="qwen2-vl-7b")
-    merged, sizes, centers, labels = ops.reduce(
-        hidden, keys, queries, rotated, 0.2, 0.1, 2.0, 1.5, gaussian=True
-    )
+    merged, sizes, centers, labels = ops.reduce(hidden, keys, queries, rotated, 0.2, 0.1, 2.0, 1.5, gaussian=True)
     assert torch.equal(r.merged, merged)
     assert torch.equal(r.sizes, sizes)
     assert torch.equal(r.centers, centers)

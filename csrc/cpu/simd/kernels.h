@@ -4,9 +4,9 @@
 
 #include <cstdint>
 
-namespace pact {
+#include "../../dtype.h"
 
-enum class Dtype { kFloat32, kFloat16, kBFloat16 };
+namespace pact {
 
 // Row-major [n, width] elements in the caller's memory.
 struct Rows {

@@ -1,0 +1,71 @@
+"""Every snippet and every command of the README is run. A command without a rule here fails the test."""
+
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+SNIPPETS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+COMMANDS = [line for block in re.findall(r"```sh\n(.*?)```", README, re.DOTALL) for line in block.splitlines()]
+
+
+@pytest.mark.parametrize("snippet", SNIPPETS, ids=lambda s: s.splitlines()[-1][:40])
+def test_snippet(snippet):
+    exec(compile(snippet, "README.md", "exec"), {})
+
+
+def run(*command, **kwargs):
+    result = subprocess.run(command, capture_output=True, text=True, timeout=1200, **kwargs)
+    assert result.returncode == 0, result.stdout + result.stderr
+    return result.stdout
+
+
+def make(arguments, tmp_path):
+    """The target itself; only the ones that would run the tests within the tests, or for minutes, are cut short."""
+    cut = {"test": "ARGS=--collect-only -q", "bench": "ARGS=--n 64 --dk 32"}
+    extra = [cut[arguments[0]]] if arguments[0] in cut else []
+    if arguments[0] in ("sanitize", "lint"):
+        run("make", "-n", *arguments, cwd=ROOT)  # CI runs these beside the tests
+    else:
+        run("make", *arguments, *extra, cwd=ROOT)
+    if arguments[0] == "demo":
+        assert (ROOT / "pact-show.png").read_bytes().startswith(b"\x89PNG")
+
+
+def pip(arguments, tmp_path, fresh_python):
+    assert arguments == ["install", "."]
+    run(fresh_python, "-m", "pip", "install", "-q", "--no-deps", str(ROOT))
+    run(fresh_python, "-c", "import torch, pact_ext; torch.ops.pact.dbdpc(torch.eye(3), 0.2, 2.0)", cwd=tmp_path)
+
+
+def pact_ext(arguments, tmp_path):
+    cbook = pytest.importorskip("matplotlib.cbook")
+    shutil.copy(cbook.get_sample_data("grace_hopper.jpg", asfileobj=False), tmp_path / "photo.jpg")
+    out = run(sys.executable, "-m", "pact_ext.cli", *arguments, cwd=tmp_path)
+    assert out
+    if "--output" in arguments:
+        assert (tmp_path / arguments[arguments.index("--output") + 1]).exists()
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_command(command, tmp_path, request):
+    program, *arguments = shlex.split(command, comments=True)
+    if program == "make":
+        make(arguments, tmp_path)
+    elif program == "pip":
+        pip(arguments, tmp_path, request.getfixturevalue("fresh_python"))
+    elif program == "pact-ext":
+        pact_ext(arguments, tmp_path)
+    else:
+        pytest.fail(f"the README has a command that this test does not know: {command}")
+
+
+def test_links_and_pictures_exist():
+    for target in re.findall(r"\]\(([^)]+)\)", README):
+        assert target.startswith("https://") or (ROOT / target).exists(), target
