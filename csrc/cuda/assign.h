@@ -10,16 +10,16 @@ using NearestKey = unsigned long long;
 
 struct NearestParams {
   DeviceRows tokens;             // [n, dk], aligned
-  const float* token_inv_norm;   // [n]
+  const double* token_inv_norm;  // [n]
   const int* token_index;        // [n] token number of each row, or null for 0..n-1
   int n;
-  DeviceRows centers;            // [capacity, dk], aligned
-  const float* center_inv_norm;  // [capacity]
-  const int* center_token;       // [capacity] token number of each centre; < 0: not a centre, skipped. A token is at
-                                 // distance 0 from itself, whatever its vector
-  int capacity;                  // rows in `centers`
-  const int* count;              // device: how many of them are in use, or null for `capacity`
-  NearestKey* nearest;           // [n], overwritten; all ones when there is no centre
+  DeviceRows centers;             // [capacity, dk], aligned
+  const double* center_inv_norm;  // [capacity]
+  const int* center_token;        // [capacity] token number of each centre; < 0: not a centre, skipped. A token is at
+                                  // distance 0 from itself, whatever its vector
+  int capacity;                   // rows in `centers`
+  const int* count;               // device: how many of them are in use, or null for `capacity`
+  NearestKey* nearest;            // [n], overwritten; all ones when there is no centre
   cudaStream_t stream;
 };
 cudaError_t run_nearest(const NearestParams& params);
@@ -31,7 +31,7 @@ struct NearestToLabelsParams {
   float limit;
   const int* scatter;  // [n] where in labels/distances result i goes, or null for i
   int64_t* labels;
-  float* distances;    // or null
+  float* distances;  // or null
   cudaStream_t stream;
 };
 cudaError_t run_nearest_to_labels(const NearestToLabelsParams& params);

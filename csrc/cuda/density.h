@@ -6,15 +6,15 @@
 namespace pact {
 
 struct DensityParams {
-  DeviceRows keys;        // [n, dk], aligned
-  const float* inv_norm;  // [n]
+  DeviceRows keys;         // [n, dk], aligned
+  const double* inv_norm;  // [n]
   int n;
-  float exponent;               // density term: exp(exponent * dist), or exp(-(exponent * dist)^2)
+  float exponent;  // density term: exp(exponent * dist), or exp(-(exponent * dist)^2)
   bool gaussian;
   unsigned long long* density;  // [n], in kDensityUnit, the token itself included; overwritten
   float cutoff;                 // adjacency bit: dist <= cutoff
   uint32_t* adjacency;          // [n][words], overwritten; or null
-  int words;                    // 32-bit words per row, >= adjacency_words(n)
+  int words;                    // 32-bit words per row, >= adjacency_words(n), a multiple of 4
   cudaStream_t stream;
 };
 cudaError_t run_density(const DensityParams& params);
@@ -23,7 +23,7 @@ cudaError_t run_density(const DensityParams& params);
 int adjacency_words(int n);
 int adjacency_rows(int n);
 
-// rho[i] = density[i] * kDensityUnit, rounded once to float32.
+// rho[i] = density[i] * kDensityUnit, rounded once to float32; NaN for a token with NaN in its key.
 struct DensityToFloatParams {
   const unsigned long long* density;
   int n;
@@ -33,8 +33,8 @@ struct DensityToFloatParams {
 cudaError_t run_density_to_float(const DensityToFloatParams& params);
 
 struct MaxDistanceParams {
-  DeviceRows keys;        // [n, dk], aligned
-  const float* inv_norm;  // [n]
+  DeviceRows keys;         // [n, dk], aligned
+  const double* inv_norm;  // [n]
   int n;
   float* largest;  // [1], overwritten
   cudaStream_t stream;

@@ -1,11 +1,13 @@
-// Keys made ready for the Gram kernels: aligned rows, and reciprocal norms.
+// Keys made ready for the Gram kernels: aligned rows in range, and reciprocal norms.
 #pragma once
 
 #include "launch.h"
 
 namespace pact {
 
-// Copies token i = rows[index ? index[i] : i] to `out` [n, out_width] in the same dtype, zero-padded to out_width.
+// Copies token i = rows[index ? index[i] : i] to `out` [n, out_width] in the same dtype, zero-padded to out_width. Each
+// row of float32 or bfloat16 is scaled by the power of two that brings its largest element into [0.5, 1): exact, no
+// distance changes, and no dot product can overflow or vanish. (float16 has no such range.)
 struct PackRowsParams {
   DeviceRows rows;
   const int* index;  // [n], or null
@@ -16,14 +18,25 @@ struct PackRowsParams {
 };
 cudaError_t run_pack_rows(const PackRowsParams& params);
 
-// inv_norm[i] = 1 / ||row i||, 0 for a zero row. *bad is set to 1 when an element is NaN or Inf (never cleared).
+// inv_norm[i] = 1 / ||row i||, 0 for a zero row, with the rounding that puts equal keys at distance 0. For aligned
+// rows, whose squared norms must be in float32's range: those of run_pack_rows, or float16. *bad is set to 1 when an
+// element is NaN or Inf (never cleared).
 struct NormsParams {
-  DeviceRows rows;
+  DeviceRows rows;  // [n, dk], aligned
   int n;
-  float* inv_norm;
+  double* inv_norm;
   int* bad;  // or null
   cudaStream_t stream;
 };
 cudaError_t run_norms(const NormsParams& params);
+
+// The check alone, of rows that need no norm.
+struct CheckRowsParams {
+  DeviceRows rows;  // any alignment
+  int n;
+  int* bad;
+  cudaStream_t stream;
+};
+cudaError_t run_check_rows(const CheckRowsParams& params);
 
 }  // namespace pact

@@ -1,0 +1,28 @@
+#include "assign.h"
+#include "assign_kernel.cuh"
+#include "gram_launch.h"
+
+namespace pact {
+
+cudaError_t run_nearest(const NearestParams& params) {
+  const size_t bytes = sizeof(*params.nearest) * static_cast<size_t>(params.n);
+  const cudaError_t error = cudaMemsetAsync(params.nearest, 0xff, bytes, params.stream);
+  if (error != cudaSuccess || params.capacity == 0) return error;
+  return with_gram_type(params.tokens, [&](auto element, auto fold) {
+    using T = decltype(element);
+    const int64_t token_tiles = gram_tiles(params.n), blocks = token_tiles * gram_tiles(params.capacity);
+    return launch_gram(nearest_kernel<T, decltype(fold)::value>, blocks, kNearestSharedBytes, params.stream,
+                       gram_rows<T>(params.tokens, params.n), params.token_inv_norm, params.token_index,
+                       gram_rows<T>(params.centers, params.capacity), params.center_inv_norm, params.center_token,
+                       params.count, static_cast<unsigned>(token_tiles), params.nearest);
+  });
+}
+
+cudaError_t run_nearest_to_labels(const NearestToLabelsParams& params) {
+  const unsigned blocks = static_cast<unsigned>(gram_tiles(params.n));
+  nearest_to_labels_kernel<<<blocks, kGramTile, 0, params.stream>>>(params.nearest, params.n, params.limit,
+                                                                    params.scatter, params.labels, params.distances);
+  return cudaGetLastError();
+}
+
+}  // namespace pact

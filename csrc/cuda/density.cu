@@ -1,0 +1,34 @@
+#include "density.h"
+#include "density_kernel.cuh"
+#include "gram_launch.h"
+
+namespace pact {
+namespace {
+
+template <typename T, bool kFold>
+cudaError_t launch(const DensityParams& p) {
+  return launch_gram(density_kernel<T, kFold>, pair_tiles(p.n), kDensitySharedBytes, p.stream,
+                     gram_rows<T>(p.keys, p.n), p.inv_norm, DensityTerm{p.exponent, p.gaussian}, p.density, p.cutoff,
+                     p.adjacency, p.words);
+}
+
+}  // namespace
+
+cudaError_t run_density(const DensityParams& params) {
+  const size_t bytes = sizeof(*params.density) * static_cast<size_t>(params.n);
+  const cudaError_t error = cudaMemsetAsync(params.density, 0, bytes, params.stream);
+  if (error != cudaSuccess) return error;
+  return with_gram_type(
+      params.keys, [&](auto element, auto fold) { return launch<decltype(element), decltype(fold)::value>(params); });
+}
+
+int adjacency_words(int n) { return gram_tiles(n) * kWordsPerTile; }
+int adjacency_rows(int n) { return gram_tiles(n) * kGramTile; }
+
+cudaError_t run_density_to_float(const DensityToFloatParams& params) {
+  const unsigned blocks = static_cast<unsigned>(gram_tiles(params.n));
+  density_to_float_kernel<<<blocks, kGramTile, 0, params.stream>>>(params.density, params.n, params.rho);
+  return cudaGetLastError();
+}
+
+}  // namespace pact

@@ -1,0 +1,264 @@
+// Dot products of 128 x 128 tokens, and their cosine distances: the main loop of density, max_distance and assign.
+//
+//              right 128               8 warps, 64 x 32 each; a thread holds an 8 x 8 grid of its warp's tile,
+//           +---+---+---+---+          row 8 r + g, column 8 (c / 2) + 2 t + c % 2 (g = lane / 4, t = lane % 4):
+//   left 64 | 0 | 1 | 2 | 3 |          what mma.sync leaves it with, and the FFMA path for float32 does the same.
+//        64 | 4 | 5 | 6 | 7 |          A warp's 32 columns are one word of adjacency.
+//           +---+---+---+---+
+// 64 bytes of each row per stage, four stages of async copies in flight: 64 KB, two blocks per SM from sm_80 on.
+// 16-byte chunks are swizzled by bits 1 and 2 of the row, so that the 8 rows of an ldmatrix fall into different banks.
+#pragma once
+
+#include "device/async_copy.cuh"
+#include "device/mma.cuh"
+#include "device/warp.cuh"
+
+namespace pact {
+
+constexpr int kGramTile = 128;
+constexpr int gram_tiles(int n) { return n / kGramTile + (n % kGramTile != 0); }
+constexpr int kGramThreads = 256;
+constexpr int kGramStages = 4;
+constexpr int kChunksPerRow = 4;  // 16-byte chunks of a row per stage
+constexpr unsigned kGramStageBytes = 2 * kGramTile * kChunksPerRow * 16;
+constexpr unsigned kGramBytes = kGramStages * kGramStageBytes;
+
+// A sum of k float32 terms is off by up to k roundings (an FFMA rounds every term, a tensor core truncates every 8 or
+// 16): wide rows and float32 ones are summed in parts of kFoldTerms. The second set of accumulators costs one of the
+// two blocks per SM; narrow half-precision rows lose less than 1e-6 of the cosine and do without.
+constexpr int kFoldTerms = 256;
+constexpr int kFoldBeyond = 1024;
+template <typename T>
+constexpr bool fold_sums(int width) {
+  return sizeof(T) == 4 || width > kFoldBeyond;
+}
+constexpr int gram_blocks_per_sm(bool fold) { return fold ? 1 : 2; }
+
+// Aligned rows, in 16-byte vectors.
+template <typename T>
+struct GramRows {
+  const device::Vector<T>* data;
+  int64_t stride;
+  int width;
+  int count;
+};
+
+// A thread's part of the tile.
+struct GramTile {
+  float part[4][4][4];  // [16 rows][8 columns][fragment]
+  __device__ __forceinline__ float& at(int r, int c) { return part[r / 2][c / 2][r % 2 * 2 + c % 2]; }
+};
+constexpr int kRows = 8, kColumns = 8;
+
+__device__ __forceinline__ int warp_row() { return device::warp_id() / 4 * 64; }
+__device__ __forceinline__ int warp_column() { return device::warp_id() % 4 * 32; }
+__device__ __forceinline__ int gram_row(int r) { return warp_row() + r * 8 + device::lane_id() / 4; }
+__device__ __forceinline__ int gram_column(int c) {
+  return warp_column() + c / 2 * 8 + device::lane_id() % 4 * 2 + c % 2;
+}
+
+// Place of a chunk in a stage's half tile.
+__device__ __forceinline__ int swizzled(int row, int chunk) { return row * kChunksPerRow + (chunk ^ (row >> 1 & 3)); }
+
+// What one thread copies per stage: two rows of one side, 64 apart, one chunk of each.
+template <typename T>
+class GramLoader {
+ public:
+  __device__ __forceinline__ GramLoader(const GramRows<T>& rows, int first)
+      : rows_(rows), from_(rows.data + (int64_t{first} + row()) * rows.stride), left_(rows.count - first - row()) {}
+  // The stage's chunks beginning at vector k of the rows; zeros beyond a row's width and beyond the last row.
+  __device__ __forceinline__ void load(device::Shared<device::Vector<T>> to, int k) const {
+    const int chunk = static_cast<int>(threadIdx.x) % kChunksPerRow;
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const bool valid = half * 64 < left_ && k + chunk < rows_.width;
+      const device::Vector<T>* from = from_ + (half * 64 * rows_.stride + k + chunk);
+      device::async_copy16(to + (swizzled(row(), chunk) + half * 64 * kChunksPerRow), valid ? from : rows_.data, valid);
+    }
+  }
+
+ private:
+  static __device__ __forceinline__ int row() { return static_cast<int>(threadIdx.x) / kChunksPerRow; }
+  const GramRows<T>& rows_;
+  const device::Vector<T>* from_;
+  int left_;  // rows from the thread's first one to the last
+};
+
+// One stage on tensor cores.
+template <typename T>
+__device__ __forceinline__ void multiply_stage(device::Shared<device::Vector<T>> left,
+                                               device::Shared<device::Vector<T>> right, GramTile& acc) {
+  const int lane = device::lane_id();
+#pragma unroll
+  for (int step = 0; step < kChunksPerRow / 2; ++step) {  // of 16 terms
+    uint32_t a[4][4], b[2][4];
+#pragma unroll
+    for (int m = 0; m < 4; ++m)
+      device::ldmatrix_x4(a[m], left + swizzled(warp_row() + m * 16 + lane % 16, step * 2 + lane / 16));
+#pragma unroll
+    for (int n = 0; n < 2; ++n)
+      device::ldmatrix_x4(b[n],
+                          right + swizzled(warp_column() + n * 16 + lane / 16 * 8 + lane % 8, step * 2 + lane / 8 % 2));
+#pragma unroll
+    for (int m = 0; m < 4; ++m)
+#pragma unroll
+      for (int n = 0; n < 4; ++n)
+        device::mma_m16n8k16<T>(acc.part[m][n], a[m], b[n / 2][n % 2 * 2], b[n / 2][n % 2 * 2 + 1]);
+  }
+}
+
+// One stage in float32, each term by one FFMA in ascending order.
+template <>
+__device__ __forceinline__ void multiply_stage<float>(device::Shared<device::Vector<float>> left,
+                                                      device::Shared<device::Vector<float>> right, GramTile& acc) {
+#pragma unroll 1
+  for (int chunk = 0; chunk < kChunksPerRow; ++chunk) {
+    device::Vector<float> a[kRows];
+#pragma unroll
+    for (int r = 0; r < kRows; ++r) a[r] = left[swizzled(gram_row(r), chunk)];
+#pragma unroll
+    for (int c = 0; c < kColumns; ++c) {
+      const device::Vector<float> b = right[swizzled(gram_column(c), chunk)];
+#pragma unroll
+      for (int r = 0; r < kRows; ++r)
+#pragma unroll
+        for (int k = 0; k < 4; ++k) acc.at(r, c) = fmaf(a[r].at[k], b.at[k], acc.at(r, c));
+    }
+  }
+}
+
+__device__ __forceinline__ void clear(GramTile& tile) {
+#pragma unroll
+  for (int r = 0; r < kRows; ++r)
+#pragma unroll
+    for (int c = 0; c < kColumns; ++c) tile.at(r, c) = 0;
+}
+
+// Dot products of left rows [left_first, +128) with right rows [right_first, +128), of equal width. Uses the first
+// kGramBytes of shared memory; what the block wrote elsewhere in shared memory before is visible after. Every sum takes
+// its terms in the same order, whatever its place in a tile: equal rows have equal products.
+template <typename T, bool kFold>
+__device__ __forceinline__ void gram(const GramRows<T>& left, int left_first, const GramRows<T>& right, int right_first,
+                                     GramTile& tile) {
+  constexpr int kHalf = kGramTile * kChunksPerRow;
+  constexpr int kFoldStages = kFoldTerms / (kChunksPerRow * device::kPerVector<T>);
+  const device::Shared<device::Vector<T>> stages = device::shared<device::Vector<T>>(0, kGramStages * 2 * kHalf);
+  const GramLoader<T> load_left(left, left_first), load_right(right, right_first);
+  const int steps = (left.width + kChunksPerRow - 1) / kChunksPerRow;
+
+  const auto fetch = [&](int step) {
+    if (step < steps) {
+      const int stage = step % kGramStages;
+      load_left.load(stages + stage * 2 * kHalf, step * kChunksPerRow);
+      load_right.load(stages + (stage * 2 + 1) * kHalf, step * kChunksPerRow);
+    }
+    device::async_commit();  // an empty group, too, so that the count of groups tells the stage
+  };
+  for (int step = 0; step < kGramStages - 1; ++step) fetch(step);
+
+  GramTile acc;
+  clear(acc);
+  if (kFold) clear(tile);
+#pragma unroll 1
+  for (int step = 0; step < steps; ++step) {
+    device::async_wait<kGramStages - 2>();
+    __syncthreads();  // the stage has landed for all, and all are done with the one fetched next
+    fetch(step + kGramStages - 1);
+    const int stage = step % kGramStages;
+    multiply_stage<T>(stages + stage * 2 * kHalf, stages + (stage * 2 + 1) * kHalf, acc);
+    if (kFold && ((step + 1) % kFoldStages == 0 || step + 1 == steps)) {
+#pragma unroll
+      for (int r = 0; r < kRows; ++r)
+#pragma unroll
+        for (int c = 0; c < kColumns; ++c) tile.at(r, c) += acc.at(r, c);
+      clear(acc);
+    }
+  }
+  if (!kFold) tile = acc;
+}
+
+// --- Distances ---------------------------------------------------------------------------------------------------
+
+// 1 / ||row|| as the sum of two floats, high and low.
+__device__ __forceinline__ float2 split_norm(double inv_norm) {
+  const float high = static_cast<float>(inv_norm);
+  return make_float2(high, static_cast<float>(inv_norm - static_cast<double>(high)));
+}
+
+// Cosine distance in [0, 2] from a dot product; NaN stays NaN. The product with both norms is carried in two floats and
+// rounded once: exactly 0 for equal vectors, exactly 2 for opposite ones, and the same for (i, j) and (j, i).
+__device__ __forceinline__ float cosine_distance(float dot, float2 i, float2 j) {
+  const float scale = __fmul_rn(i.x, j.x);
+  const float scale_low = __fadd_rn(fmaf(i.x, j.x, -scale), __fadd_rn(__fmul_rn(i.x, j.y), __fmul_rn(i.y, j.x)));
+  const float cosine = __fmul_rn(dot, scale);
+  const float cosine_low = fmaf(dot, scale_low, fmaf(dot, scale, -cosine));
+  const float distance = 1.0f - __fadd_rn(cosine, cosine_low);
+  return distance < 0.0f ? 0.0f : (distance > 2.0f ? 2.0f : distance);
+}
+
+// Norms of the tile's rows and columns, [left 128][right 128], beside the stages.
+constexpr unsigned kNormsOffset = kGramBytes;
+constexpr unsigned kNormsBytes = 2 * kGramTile * sizeof(float2);
+
+// Before gram(), which orders it with for_each_distance().
+__device__ __forceinline__ void stage_norms(const double* left, int left_first, int left_count, const double* right,
+                                            int right_first, int right_count) {
+  const device::Shared<float2> norms = device::shared<float2>(kNormsOffset, 2 * kGramTile);
+  const int t = static_cast<int>(threadIdx.x);
+  const bool is_left = t < kGramTile;
+  const int64_t row = (is_left ? int64_t{left_first} : int64_t{right_first} - kGramTile) + t;
+  const bool valid = row < (is_left ? left_count : right_count);
+  norms[t] = split_norm(valid ? (is_left ? left : right)[row] : 0.0);
+}
+
+// Calls f(r, c, distance) for the thread's part of the tile, and row_done(r) after the last of row r.
+template <typename F, typename RowDone>
+__device__ __forceinline__ void for_each_distance(GramTile& tile, const F& f, const RowDone& row_done) {
+  const device::Shared<float2> norms = device::shared<float2>(kNormsOffset, 2 * kGramTile);
+  float2 column[kColumns];
+#pragma unroll
+  for (int c = 0; c < kColumns; ++c) column[c] = norms[kGramTile + gram_column(c)];
+#pragma unroll
+  for (int r = 0; r < kRows; ++r) {
+    const float2 row = norms[gram_row(r)];
+#pragma unroll
+    for (int c = 0; c < kColumns; ++c) f(r, c, cosine_distance(tile.at(r, c), row, column[c]));
+    row_done(r);
+  }
+}
+
+// --- Across the lanes that share a row or a column ----------------------------------------------------------------
+
+// Combines values[i] across the lanes that differ in bits kHigh, kHigh / 2, ..., kLow of the lane number, halving the
+// values a lane holds with each bit: a lane whose bits read b ends with values[0] being number b.
+template <int kHigh, int kLow, int kCount, typename T, typename Combine>
+__device__ __forceinline__ void combine_lanes(T (&values)[kCount], const Combine& combine) {
+  static_assert(kCount == 2 * kHigh / kLow);
+  int count = kCount;
+#pragma unroll
+  for (int bit = kHigh; bit >= kLow; bit /= 2) {
+    count /= 2;
+    const bool upper = device::lane_id() & bit;
+#pragma unroll
+    for (int i = 0; i < kCount / 2; ++i) {
+      if (i >= count) continue;
+      const T kept = upper ? values[i + count] : values[i], given = upper ? values[i] : values[i + count];
+      values[i] = combine(kept, __shfl_xor_sync(device::kAllLanes, given, bit));
+    }
+  }
+}
+
+// Four rows, each held by the four lanes of its columns: values[0] becomes that of row lane % 4.
+template <typename T, typename Combine>
+__device__ __forceinline__ T combine_rows(T (&values)[4], const Combine& combine) {
+  combine_lanes<2, 1>(values, combine);
+  return values[0];
+}
+// The eight columns, each held by the eight lanes of its rows: values[0] becomes that of column lane / 4.
+template <typename T, typename Combine>
+__device__ __forceinline__ T combine_columns(T (&values)[kColumns], const Combine& combine) {
+  combine_lanes<16, 4>(values, combine);
+  return values[0];
+}
+
+}  // namespace pact

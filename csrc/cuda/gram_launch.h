@@ -1,0 +1,45 @@
+// Launching a Gram kernel: the element type and the shared memory.
+#pragma once
+
+#include <type_traits>
+
+#include "gram.cuh"
+#include "launch.h"
+
+namespace pact {
+
+template <typename T>
+GramRows<T> gram_rows(const DeviceRows& rows, int count) {
+  constexpr int kVector = device::kPerVector<T>;
+  return {static_cast<const device::Vector<T>*>(rows.data), rows.stride / kVector, rows.width / kVector, count};
+}
+
+// Calls f(element, fold) for the rows' element type, and whether rows so wide want folded sums.
+template <typename F>
+cudaError_t with_gram_type(const DeviceRows& rows, const F& f) {
+  const auto with_fold = [&](auto element) {
+    return fold_sums<decltype(element)>(rows.width) ? f(element, std::true_type()) : f(element, std::false_type());
+  };
+  switch (rows.dtype) {
+    case Dtype::kFloat32:
+      return f(float(), std::true_type());
+    case Dtype::kFloat16:
+      return with_fold(device::float16());
+    case Dtype::kBFloat16:
+      return with_fold(device::bfloat16());
+  }
+  return cudaErrorInvalidValue;
+}
+
+template <typename... Params, typename... Args>
+cudaError_t launch_gram(void (*kernel)(Params...), int64_t blocks, unsigned shared_bytes, cudaStream_t stream,
+                        Args... args) {
+  if (blocks > 0x7fffffff) return cudaErrorInvalidConfiguration;
+  const cudaError_t error =
+      cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared_bytes));
+  if (error != cudaSuccess) return error;
+  kernel<<<static_cast<unsigned>(blocks), kGramThreads, shared_bytes, stream>>>(args...);
+  return cudaGetLastError();
+}
+
+}  // namespace pact

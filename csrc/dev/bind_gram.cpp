@@ -1,0 +1,131 @@
+// The kernels around the Gram tiles: keys, density and adjacency, the largest distance, the nearest centre.
+#include "../cuda/assign_kernel.cuh"
+#include "../cuda/density_kernel.cuh"
+#include "../cuda/keys_kernel.cuh"
+#include "../cuda/max_distance_kernel.cuh"
+#include "bindings.h"
+
+namespace pact::dev {
+namespace {
+
+using OptionalArray = std::optional<py::array>;
+
+unsigned blocks_for(int n, int rows) { return unsigned((n + rows - 1) / rows); }
+
+template <typename T>
+GramRows<T> gram_rows(py::array keys) {
+  constexpr int kVector = device::kPerVector<T>;
+  const auto* vectors = reinterpret_cast<const device::Vector<T>*>(data<const T>(keys));
+  return {vectors, keys.shape(1) / kVector, int(keys.shape(1)) / kVector, int(keys.shape(0))};
+}
+
+// Calls f(element, fold) as the launchers do.
+template <typename F>
+void with_gram_type(const std::string& dtype, py::array keys, const F& f) {
+  with_type(dtype, [&](auto element) {
+    using T = decltype(element);
+    if (fold_sums<T>(int(keys.shape(1))))
+      f(element, std::true_type());
+    else if constexpr (sizeof(T) == 2)
+      f(element, std::false_type());
+  });
+}
+
+void pack_rows(const std::string& dtype, py::array rows, OptionalArray index, py::array out, uint64_t seed) {
+  with_type(dtype, [&](auto element) {
+    using T = decltype(element);
+    const int n = int(out.shape(0)), width = int(rows.shape(1));
+    emulator::launch(pack_rows_kernel<T>, blocks_for(n, kRowThreads / 32), kRowThreads, 0, seed, false,
+                     data<const T>(rows), int64_t{width}, width, data<const int>(index), n, data<T>(out),
+                     int(out.shape(1)));
+  });
+}
+
+void check_rows(const std::string& dtype, py::array rows, py::array bad, uint64_t seed) {
+  with_type(dtype, [&](auto element) {
+    using T = decltype(element);
+    const int n = int(rows.shape(0)), width = int(rows.shape(1));
+    emulator::launch(check_rows_kernel<T>, blocks_for(n, kRowThreads / 32), kRowThreads, 0, seed, false,
+                     data<const T>(rows), int64_t{width}, width, n, data<int>(bad));
+  });
+}
+
+void norms(const std::string& dtype, py::array keys, py::array inv_norm, OptionalArray bad, uint64_t seed) {
+  const int n = int(keys.shape(0)), width = int(keys.shape(1));
+  with_gram_type(dtype, keys, [&](auto element, auto fold) {
+    using T = decltype(element);
+    if constexpr (sizeof(T) == 4)
+      emulator::launch(float_norms_kernel, blocks_for(n, kNormThreads), kNormThreads, 0, seed, false,
+                       data<const T>(keys), int64_t{width}, width, n, data<double>(inv_norm), data<int>(bad));
+    else
+      emulator::launch(norms_kernel<T, decltype(fold)::value>, blocks_for(n, kNormThreads / 32 * kNormRowsPerWarp),
+                       kNormThreads, 0, seed, false, data<const T>(keys), int64_t{width}, width, n,
+                       data<double>(inv_norm), data<int>(bad));
+  });
+}
+
+void density(const std::string& dtype, py::array keys, py::array inv_norm, float exponent, bool gaussian,
+             py::array density, float cutoff, OptionalArray adjacency, uint64_t seed) {
+  const int n = int(keys.shape(0));
+  with_gram_type(dtype, keys, [&](auto element, auto fold) {
+    using T = decltype(element);
+    emulator::launch(density_kernel<T, decltype(fold)::value>, unsigned(pair_tiles(n)), kGramThreads,
+                     kDensitySharedBytes, seed, false, gram_rows<T>(keys), data<const double>(inv_norm),
+                     DensityTerm{exponent, gaussian}, data<unsigned long long>(density), cutoff,
+                     data<uint32_t>(adjacency), adjacency ? int(adjacency->shape(1)) : 0);
+  });
+}
+
+void density_to_float(py::array density, py::array rho, uint64_t seed) {
+  const int n = int(density.shape(0));
+  emulator::launch(density_to_float_kernel, blocks_for(n, kGramTile), kGramTile, 0, seed, false,
+                   data<const unsigned long long>(density), n, data<float>(rho));
+}
+
+void max_distance(const std::string& dtype, py::array keys, py::array inv_norm, py::array largest, uint64_t seed) {
+  with_gram_type(dtype, keys, [&](auto element, auto fold) {
+    using T = decltype(element);
+    emulator::launch(max_distance_kernel<T, decltype(fold)::value>, unsigned(pair_tiles(int(keys.shape(0)))),
+                     kGramThreads, kMaxDistanceSharedBytes, seed, false, gram_rows<T>(keys),
+                     data<const double>(inv_norm), data<unsigned>(largest));
+  });
+}
+
+void nearest(const std::string& dtype, py::array tokens, py::array token_inv_norm, OptionalArray token_index,
+             py::array centers, py::array center_inv_norm, py::array center_token, OptionalArray count,
+             py::array nearest, uint64_t seed) {
+  with_gram_type(dtype, tokens, [&](auto element, auto fold) {
+    using T = decltype(element);
+    const int tiles = gram_tiles(int(tokens.shape(0)));
+    emulator::launch(nearest_kernel<T, decltype(fold)::value>,
+                     unsigned(tiles) * unsigned(gram_tiles(int(centers.shape(0)))), kGramThreads, kNearestSharedBytes,
+                     seed, false, gram_rows<T>(tokens), data<const double>(token_inv_norm),
+                     data<const int>(token_index), gram_rows<T>(centers), data<const double>(center_inv_norm),
+                     data<const int>(center_token), data<const int>(count), unsigned(tiles), data<NearestKey>(nearest));
+  });
+}
+
+void nearest_to_labels(py::array nearest, float limit, OptionalArray scatter, py::array labels, OptionalArray distances,
+                       uint64_t seed) {
+  const int n = int(nearest.shape(0));
+  emulator::launch(nearest_to_labels_kernel, blocks_for(n, kGramTile), kGramTile, 0, seed, false,
+                   data<const NearestKey>(nearest), n, limit, data<const int>(scatter), data<int64_t>(labels),
+                   data<float>(distances));
+}
+
+}  // namespace
+}  // namespace pact::dev
+
+void bind_gram(py::module_& m) {
+  using namespace pact::dev;
+  m.attr("gram_tile") = pact::kGramTile;
+  m.attr("fold_beyond") = pact::kFoldBeyond;
+  m.def("pack_rows", &pack_rows);
+  m.def("check_rows", &check_rows);
+  m.def("norms", &norms);
+  m.def("density", &density);
+  m.def("density_to_float", &density_to_float);
+  m.def("max_distance", &max_distance);
+  m.def("nearest", &nearest);
+  m.def("nearest_to_labels", &nearest_to_labels);
+}

@@ -1,0 +1,77 @@
+// Selection of centres and labels in the emulator.
+#include <pybind11/stl.h>
+
+#include <vector>
+
+#include "../cuda/label_kernel.cuh"
+#include "../cuda/select_kernel.cuh"
+#include "../cuda/select_rank_kernel.cuh"
+#include "bindings.h"
+
+namespace {
+
+using namespace pact;
+
+std::vector<int> rank_of(const unsigned long long* density, int n, unsigned slices, uint64_t seed) {
+  std::vector<int> rank(n, 0);
+  emulator::launch(select_rank_kernel, dim3((n + kRankTile - 1) / kRankTile, slices), kRankTile, kRankSharedBytes, seed,
+                   false, density, n, rank.data());
+  return rank;
+}
+
+// Returns the number of centres.
+int select_centers(py::array density, py::array adjacency, py::array centers, py::array position, py::array is_center,
+                   unsigned blocks, unsigned warps, unsigned compact_threads, uint64_t seed) {
+  const int n = int(density.size()), words = int(is_center.size());
+  const std::vector<int> rank = rank_of(dev::data<const unsigned long long>(density), n, 2, seed);
+  std::vector<int> order(n, -1);
+  emulator::launch(select_order_kernel, (n + kRankTile - 1) / kRankTile, kRankTile, 0, seed, false, rank.data(), n,
+                   order.data());
+  std::vector<SelectState> state((n + 31) / 32, 0);
+  int next = 0, count = -1;
+  emulator::launch(select_kernel, blocks, warps * 32, 0, seed, true, dev::data<const uint32_t>(adjacency), words, n,
+                   rank.data(), order.data(), &next, state.data());
+  emulator::launch(select_compact_kernel, 1, compact_threads, kCompactSharedBytes, seed, false, state.data(), n, words,
+                   &count, dev::data<int>(centers), dev::data<int>(position), dev::data<uint32_t>(is_center));
+  return count;
+}
+
+}  // namespace
+
+void bind_select(py::module_& m) {
+  using pact::dev::data;
+  m.def(
+      "rank",
+      [](py::array density, py::array rank, unsigned slices, uint64_t seed) {
+        const auto found = rank_of(data<const unsigned long long>(density), int(density.size()), slices, seed);
+        std::copy(found.begin(), found.end(), data<int>(rank));
+      },
+      py::arg("density"), py::arg("rank"), py::arg("slices"), py::arg("seed"));
+  m.def("select", select_centers, py::arg("density"), py::arg("adjacency"), py::arg("centers"), py::arg("position"),
+        py::arg("is_center"), py::arg("blocks"), py::arg("warps"), py::arg("compact_threads"), py::arg("seed"),
+        "Greedy selection; adjacency [n, words]. Returns the number of centres.");
+  m.def(
+      "label",
+      [](const std::string& dtype, py::array keys, py::array inv_norm, py::array adjacency, py::array is_center,
+         py::array position, std::optional<py::array> scatter, py::array labels, uint64_t seed) {
+        pact::dev::with_type(dtype, [&](auto element) {
+          using T = decltype(element);
+          const int n = int(keys.shape(0)), width = int(keys.shape(1)), words = int(is_center.size()), warps = 2;
+          emulator::launch(pact::label_kernel<T>, (n + warps - 1) / warps, warps * 32, 0, seed, false,
+                           data<const T>(keys), int64_t(width), width, data<const double>(inv_norm),
+                           data<const uint32_t>(adjacency), data<const uint32_t>(is_center), data<const int>(position),
+                           words, n, data<const int>(scatter), data<int64_t>(labels));
+        });
+      },
+      py::arg("dtype"), py::arg("keys"), py::arg("inv_norm"), py::arg("adjacency"), py::arg("is_center"),
+      py::arg("position"), py::arg("scatter"), py::arg("labels"), py::arg("seed"));
+  m.def(
+      "centers_to_tokens",
+      [](py::array centers, std::optional<py::array> index, int count, std::optional<py::array> out32,
+         std::optional<py::array> out64, uint64_t seed) {
+        emulator::launch(pact::centers_to_tokens_kernel, unsigned(centers.size() + 31) / 32, 32, 0, seed, false,
+                         data<const int>(centers), data<const int>(index), &count, data<int>(out32),
+                         data<int64_t>(out64));
+      },
+      py::arg("centers"), py::arg("index"), py::arg("count"), py::arg("out32"), py::arg("out64"), py::arg("seed"));
+}

@@ -1,0 +1,150 @@
+// Half types, async copies and tensor core instructions as csrc/cuda/device declares them, emulated.
+// Fragment layouts: PTX ISA, "Matrix Fragments for mma.m16n8k16 with floating point type" and "ldmatrix".
+#pragma once
+
+#include "intrinsics.h"
+
+namespace pact::device {
+
+struct float16 {
+  uint16_t bits;
+};
+struct bfloat16 {
+  uint16_t bits;
+};
+
+inline float to_float(float x) { return x; }
+inline float to_float(bfloat16 x) { return __uint_as_float(unsigned(x.bits) << 16); }
+inline float to_float(float16 x) {
+  const unsigned sign = unsigned(x.bits & 0x8000) << 16, magnitude = x.bits & 0x7fffu;
+  if (magnitude >= 0x7c00) return __uint_as_float(sign | 0x7f800000 | magnitude << 13);
+  return __uint_as_float(sign | __float_as_uint(__uint_as_float(magnitude << 13) * 0x1p112f));
+}
+
+template <typename T>
+T from_float(float x);
+template <>
+inline float from_float<float>(float x) {
+  return x;
+}
+template <>
+inline bfloat16 from_float<bfloat16>(float x) {
+  const unsigned bits = __float_as_uint(x);
+  if (x != x) return {uint16_t(bits >> 16 | 0x40)};
+  return {uint16_t((bits + 0x7fff + (bits >> 16 & 1)) >> 16)};
+}
+template <>
+inline float16 from_float<float16>(float x) {
+  return {emulator::bits_as<uint16_t>(_Float16(x))};
+}
+
+// --- Async copies ------------------------------------------------------------------------------------------------
+
+template <typename T>
+void async_copy16(Shared<T> to, const T* from, bool valid = true) {
+  emulator::Engine& e = emulator::engine();
+  emulator::Thread& self = *e.current;
+  if (valid && reinterpret_cast<uintptr_t>(from) % 16)
+    e.fail("misaligned", "async copy from an address that is not a multiple of 16");
+  const unsigned offset = to.vector_offset();
+  emulator::shared_access(self, offset, 16, emulator::Access::kWrite, emulator::Granule::kInFlight);
+  self.copies.push_back({offset, valid ? 16u : 0u, from, self.committed});
+}
+inline void async_commit() { ++emulator::engine().current->committed; }
+template <int kPending>
+void async_wait() {
+  emulator::Thread& self = *emulator::engine().current;
+  size_t kept = 0;
+  for (const emulator::AsyncCopy& copy : self.copies) {
+    if (copy.group >= self.committed - kPending) {
+      self.copies[kept++] = copy;
+      continue;
+    }
+    unsigned char* to = self.block->shared + copy.offset;
+    memset(to, 0, 16);
+    if (copy.bytes) memcpy(to, copy.source, copy.bytes);
+    for (unsigned b = copy.offset / emulator::kGranule; b < (copy.offset + 16) / emulator::kGranule; ++b)
+      emulator::note_write(self, self.block->granules[b], emulator::Granule::kWritten, false);
+  }
+  self.copies.resize(kept);
+}
+
+inline void whole_warp(const char* name, unsigned came) {
+  if (came != ~0u) emulator::engine().fail("divergent collective", "%s in a warp of fewer than 32 threads", name);
+}
+
+// --- Tensor cores --------------------------------------------------------------------------------------------------
+
+// Four (x4) or two (x2) 8 x 8 matrices of 16-bit elements; lane l points at row l % 8 of matrix l / 8.
+template <int kMatrices, bool kTranspose, typename T>
+void ldmatrix(const char* name, uint32_t (&out)[kMatrices], Shared<T> row) {
+  struct Slot {
+    const emulator::Thread* thread;
+    Shared<T> row;
+    uint32_t* out;
+  } slot{emulator::engine().current, row, out};
+  emulator::engine().collective(name, ~0u, slot, [&](Slot* const* slots, unsigned came) {
+    whole_warp(name, came);
+    for (int m = 0; m < kMatrices; ++m) {
+      uint16_t at[8][8];
+      for (int r = 0; r < 8; ++r) {
+        const Slot& source = *slots[m * 8 + r];
+        memcpy(at[r], emulator::shared_access(*source.thread, source.row.vector_offset(), 16, emulator::Access::kRead),
+               16);
+      }
+      for (int l = 0; l < 32; ++l) {
+        const int r = l / 4, c = l % 4 * 2;
+        slots[l]->out[m] =
+            kTranspose ? at[c][r] | uint32_t(at[c + 1][r]) << 16 : at[r][c] | uint32_t(at[r][c + 1]) << 16;
+      }
+    }
+  });
+}
+template <typename T>
+void ldmatrix_x4(uint32_t (&out)[4], Shared<T> row) {
+  ldmatrix<4, false>("ldmatrix_x4", out, row);
+}
+template <typename T>
+void ldmatrix_x2(uint32_t (&out)[2], Shared<T> row) {
+  ldmatrix<2, false>("ldmatrix_x2", out, row);
+}
+template <typename T>
+void ldmatrix_x4_trans(uint32_t (&out)[4], Shared<T> row) {
+  ldmatrix<4, true>("ldmatrix_x4_trans", out, row);
+}
+
+template <typename T>
+float half_of(uint32_t pair, int which) {
+  return to_float(T{uint16_t(pair >> 16 * which)});
+}
+
+// acc[16 x 8] += a[16 x 16] * b[16 x 8]
+template <typename T>
+void mma_m16n8k16(float (&acc)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+  struct Slot {
+    float* acc;
+    const uint32_t* a;
+    uint32_t b[2];
+  } slot{acc, a, {b0, b1}};
+  emulator::engine().collective("mma_m16n8k16", ~0u, slot, [](Slot* const* slots, unsigned came) {
+    whole_warp("mma_m16n8k16", came);
+    float left[16][16], right[8][16];  // right: column-major
+    for (int l = 0; l < 32; ++l) {
+      const int group = l / 4, in_group = l % 4;
+      for (int i = 0; i < 8; ++i)
+        left[group + 8 * (i / 2 % 2)][in_group * 2 + i % 2 + 8 * (i / 4)] = half_of<T>(slots[l]->a[i / 2], i % 2);
+      for (int i = 0; i < 4; ++i)
+        right[group][in_group * 2 + i % 2 + 8 * (i / 2)] = half_of<T>(slots[l]->b[i / 2], i % 2);
+    }
+    for (int l = 0; l < 32; ++l) {
+      for (int i = 0; i < 4; ++i) {
+        const float *x = left[l / 4 + 8 * (i / 2)], *y = right[l % 4 * 2 + i % 2];
+        float sum = slots[l]->acc[i];
+        for (int k = 0; k < 16; ++k) sum += x[k] * y[k];
+        slots[l]->acc[i] = sum;
+      }
+    }
+  });
+}
+
+}  // namespace pact::device

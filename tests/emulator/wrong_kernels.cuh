@@ -1,0 +1,214 @@
+// Kernels with one mistake each, which the emulator must name, and their right twins.
+#pragma once
+
+#include <functional>
+#include <map>
+#include <string>
+
+#include "../../csrc/cuda/device/async_copy.cuh"
+#include "../../csrc/cuda/device/mma.cuh"
+#include "../../csrc/cuda/device/warp.cuh"
+
+namespace emulator {
+
+namespace device = pact::device;
+constexpr int kThreads = 64;
+
+enum class Mistake { kNone, kFirst, kSecond };
+
+// Reverses each block's 64 numbers, twice over. First: no barrier before the read; second: none before the next write.
+template <Mistake kMistake>
+void reverse_kernel(const int* in, int* out) {
+  device::Shared<int> tile = device::shared<int>(0, kThreads);
+  const int i = int(threadIdx.x);
+  int value = in[i];
+  for (int pass = 0; pass < 3; ++pass) {
+    tile[i] = value;
+    if (kMistake != Mistake::kFirst) __syncthreads();
+    value = tile[kThreads - 1 - i];
+    if (kMistake != Mistake::kSecond) __syncthreads();
+  }
+  out[i] = value;
+}
+
+// The same within a warp, where __syncwarp is enough; a vote is not, it orders no memory.
+template <Mistake kMistake>
+void reverse_warp_kernel(const int* in, int* out) {
+  const int i = int(threadIdx.x), lane = device::lane_id();
+  device::Shared<int> tile = device::shared<int>(0, kThreads) + i / 32 * 32;
+  int value = in[i];
+  tile[lane] = value;
+  if (kMistake != Mistake::kFirst) __syncwarp();
+  value = tile[31 - lane];
+  if (kMistake != Mistake::kSecond)
+    __syncwarp();
+  else
+    __any_sync(device::kAllLanes, value);
+  tile[lane] = value;
+  __syncthreads();
+  out[i] = device::shared<int>(0, kThreads)[kThreads - 1 - (i ^ 31)];
+}
+
+// First: half of each warp stays away from the shuffle; second: the two halves call different collectives.
+template <Mistake kMistake>
+void sum_kernel(const int* in, int* out) {
+  int value = in[threadIdx.x];
+  const bool away = threadIdx.x % 32 >= 16;
+  if (kMistake == Mistake::kFirst && away) return;
+  if (kMistake == Mistake::kSecond && away) __syncwarp();
+  value = device::warp_sum(value);
+  out[threadIdx.x] = value;
+}
+
+// First: one warp leaves before the barrier; second: two different barriers.
+template <Mistake kMistake>
+void barrier_kernel(const int* in, int* out) {
+  if (kMistake == Mistake::kFirst && threadIdx.x < 32) return;
+  if (kMistake == Mistake::kSecond && threadIdx.x < 32)
+    __syncthreads();
+  else
+    __syncthreads();
+  out[threadIdx.x] = in[threadIdx.x];
+}
+
+// First: past its view; second: element never written.
+template <Mistake kMistake>
+void neighbor_kernel(const int* in, int* out) {
+  const int i = int(threadIdx.x), last = kThreads - 1;
+  device::Shared<int> tile = device::shared<int>(0, kThreads);
+  if (kMistake != Mistake::kSecond || i != 5) tile[i] = in[i];
+  __syncthreads();
+  out[i] = tile[kMistake == Mistake::kFirst ? i + 1 : (i < last ? i + 1 : 0)];
+}
+
+// Double-buffered async copies. First: read before the wait; second: waits for too few groups.
+template <Mistake kMistake>
+void pipeline_kernel(const int* in, int* out) {
+  device::Shared<int> stages = device::shared<int>(0, 2 * kThreads * 4);
+  const int i = int(threadIdx.x);
+  const auto fetch = [&](int stage) {
+    device::async_copy16(&stages[(stage % 2 * kThreads + i) * 4], in + i / 4 * 4, i % 4 == 0 || stage == 0);
+    device::async_commit();
+  };
+  fetch(0);
+  int sum = 0;
+  for (int stage = 0; stage < 4; ++stage) {
+    fetch(stage + 1);
+    if (kMistake != Mistake::kFirst) device::async_wait<kMistake == Mistake::kSecond ? 2 : 1>();
+    __syncthreads();
+    sum += stages[(stage % 2 * kThreads + (i ^ 4)) * 4 + i % 4];
+    __syncthreads();
+  }
+  out[i] = sum;
+}
+
+// Blocks in a chain: each waits for the one before. First: waits for one that never comes.
+template <Mistake kMistake>
+void chain_kernel(int* flags, int* out) {
+  const int b = int(blockIdx.x);
+  if (threadIdx.x == 0) {
+    const int before = kMistake == Mistake::kFirst && b == 1 ? 2 : b - 1;
+    if (before >= 0)
+      while (!device::load_acquire(flags + before)) device::spin_pause();
+    out[b] = b ? out[before] + b : 0;
+    __threadfence();
+    device::store_release(flags + b, 1);
+  }
+}
+
+// Counts by atomics on shared and global memory; then a grid barrier, unless First.
+template <Mistake kMistake>
+void count_kernel(unsigned* total, unsigned* out) {
+  device::Shared<unsigned> count = device::shared<unsigned>(0, 1);
+  if (threadIdx.x == 0) count[0] = 0;
+  __syncthreads();
+  atomicAdd(&count[0], 1u);
+  __syncthreads();
+  if (threadIdx.x == 0) atomicAdd(total, unsigned(count[0]));
+  if (kMistake != Mistake::kFirst) device::grid_sync();
+  if (threadIdx.x == 0) out[blockIdx.x] = *total;
+}
+
+// c[16][8] = a[16][16] * b[8][16]^T through ldmatrix and one mma.
+template <typename T>
+void mma_kernel(const T* a, const T* b, float* c) {
+  const int lane = device::lane_id();
+  device::Shared<T> left = device::shared<T>(0, 256), right = device::shared<T>(512, 128);
+  device::async_copy16(&left[lane * 8], a + lane * 8);
+  if (lane < 16) device::async_copy16(&right[lane * 8], b + lane * 8);
+  device::async_commit();
+  device::async_wait<0>();
+  __syncwarp();
+  uint32_t x[4], y[2];
+  float acc[4] = {};
+  device::ldmatrix_x4(x, &left[lane % 16 * 16 + lane / 16 * 8]);
+  device::ldmatrix_x2(y, &right[lane % 8 * 16 + lane / 8 % 2 * 8]);
+  device::mma_m16n8k16<T>(acc, x, y[0], y[1]);
+  for (int i = 0; i < 4; ++i) c[(lane / 4 + i / 2 * 8) * 8 + lane % 4 * 2 + i % 2] = acc[i];
+}
+
+// Name -> run(seed), true when the result is right.
+inline const std::map<std::string, std::function<bool(uint64_t)>>& self_tests() {
+  using Kernel = void (*)(const int*, int*);
+  static const auto reversed = [](int i) { return kThreads - 1 - i; };
+  static const auto block = [](Kernel kernel, int (*expected)(int)) {
+    return [=](uint64_t seed) {
+      int in[kThreads], out[kThreads];
+      for (int i = 0; i < kThreads; ++i) in[i] = i, out[i] = -1;
+      launch(kernel, 2, kThreads, 2 * kThreads * 16, seed, false, static_cast<const int*>(in), static_cast<int*>(out));
+      for (int i = 0; i < kThreads; ++i)
+        if (out[i] != expected(i)) return false;
+      return true;
+    };
+  };
+  static const auto chain = [](void (*kernel)(int*, int*)) {
+    return [=](uint64_t seed) {
+      int flags[5] = {}, out[5] = {};
+      launch(kernel, 5, 32, 0, seed, true, static_cast<int*>(flags), static_cast<int*>(out));
+      return out[4] == 10;
+    };
+  };
+  static const auto count = [](void (*kernel)(unsigned*, unsigned*)) {
+    return [=](uint64_t seed) {
+      unsigned total = 0, out[3] = {};
+      launch(kernel, 3, kThreads, 4, seed, true, &total, static_cast<unsigned*>(out));
+      return out[0] == 3 * kThreads && out[1] == out[0] && out[2] == out[0];
+    };
+  };
+  constexpr Mistake kNone = Mistake::kNone, kFirst = Mistake::kFirst, kSecond = Mistake::kSecond;
+  static const auto same = [](int i) { return i; };
+  static const auto next = [](int i) { return i < kThreads - 1 ? i + 1 : 0; };
+  static const auto warp_total = [](int i) { return i / 32 * 1024 + 496; };
+  // Stage 0 copies in[4 * (j / 4) + ...] everywhere; later stages only for j % 4 == 0, zeros elsewhere.
+  static const auto piped = [](int i) {
+    const int j = i ^ 4, value = j / 4 * 4 + i % 4;
+    return value + 3 * (j % 4 == 0 ? value : 0);
+  };
+  static const std::map<std::string, std::function<bool(uint64_t)>> tests = {
+      {"reverse", block(reverse_kernel<kNone>, reversed)},
+      {"reverse: no barrier before the read", block(reverse_kernel<kFirst>, reversed)},
+      {"reverse: no barrier before the write", block(reverse_kernel<kSecond>, reversed)},
+      {"reverse_warp", block(reverse_warp_kernel<kNone>, reversed)},
+      {"reverse_warp: no syncwarp before the read", block(reverse_warp_kernel<kFirst>, reversed)},
+      {"reverse_warp: a vote for a syncwarp before the write", block(reverse_warp_kernel<kSecond>, reversed)},
+      {"sum", block(sum_kernel<kNone>, warp_total)},
+      {"sum: half a warp exits", block(sum_kernel<kFirst>, warp_total)},
+      {"sum: half a warp elsewhere", block(sum_kernel<kSecond>, warp_total)},
+      {"barrier", block(barrier_kernel<kNone>, same)},
+      {"barrier: a warp exits", block(barrier_kernel<kFirst>, same)},
+      {"barrier: two barriers", block(barrier_kernel<kSecond>, same)},
+      {"neighbor", block(neighbor_kernel<kNone>, next)},
+      {"neighbor: out of bounds", block(neighbor_kernel<kFirst>, next)},
+      {"neighbor: unwritten", block(neighbor_kernel<kSecond>, next)},
+      {"pipeline", block(pipeline_kernel<kNone>, piped)},
+      {"pipeline: no wait", block(pipeline_kernel<kFirst>, piped)},
+      {"pipeline: wait too short", block(pipeline_kernel<kSecond>, piped)},
+      {"chain", chain(chain_kernel<kNone>)},
+      {"chain: waits in a circle", chain(chain_kernel<kFirst>)},
+      {"count", count(count_kernel<kNone>)},
+      {"count: no grid barrier", count(count_kernel<kFirst>)},
+  };
+  return tests;
+}
+
+}  // namespace emulator

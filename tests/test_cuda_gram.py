@@ -1,0 +1,241 @@
+"""The kernels around the Gram tiles, run by the emulator: density and adjacency, the largest distance, the nearest
+centre, and the keys made ready for them, against float64 on every dtype, tile edge and thread order."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from certificate import DISTANCE_MARGIN, density_margin
+from data import DTYPES, adversarial, clustered
+from emulator import build
+
+from pact_ext import reference
+
+SEEDS = [0, 1, 2]
+# (n, dk): one token, part of a tile, its edges, two tiles and a bit; widths short of a stage and past one fold.
+SHAPES = [(1, 1), (2, 3), (33, 40), (127, 8), (128, 64), (129, 72), (130, 1040), (257, 24)]
+
+
+@pytest.fixture(scope="module")
+def dev():
+    return build.load()
+
+
+def name_of(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def as_numpy(x: torch.Tensor) -> np.ndarray:
+    return (x.view(torch.uint16) if x.element_size() == 2 else x).contiguous().numpy()
+
+
+class Keys:
+    """Keys [n, dk] packed, scaled and with their norms, as the operators hand them to the Gram kernels."""
+
+    def __init__(self, dev, keys: torch.Tensor, index: np.ndarray | None = None, seed: int = 0):
+        self.dev, self.seed, self.dtype = dev, seed, name_of(keys.dtype)
+        keys = keys.flatten(1)
+        vector = 16 // keys.element_size()
+        width = -(-keys.shape[1] // vector) * vector
+        self.n = len(keys) if index is None else len(index)
+        rows = as_numpy(keys)
+        self.packed = np.full((self.n, width), 0x7FFF if rows.dtype == np.uint16 else np.nan, rows.dtype)
+        dev.pack_rows(self.dtype, rows, index, self.packed, seed)
+        self.inv_norm = np.full(self.n, np.nan)
+        self.bad = np.zeros(1, np.int32)
+        dev.norms(self.dtype, self.packed, self.inv_norm, self.bad, seed)
+
+    def density(self, dn=0.5, gaussian=False, cutoff=0.3, adjacency=True):
+        tiles = -(-self.n // self.dev.gram_tile)
+        density = np.zeros(self.n, np.uint64)
+        words = tiles * self.dev.gram_tile // 32
+        bits = np.full((tiles * self.dev.gram_tile, words), 0xA5A5A5A5, np.uint32) if adjacency else None
+        exponent = 1 / dn if gaussian else -1 / dn
+        self.dev.density(self.dtype, self.packed, self.inv_norm, exponent, gaussian, density, cutoff, bits, self.seed)
+        rho = np.full(self.n, np.nan, np.float32)
+        self.dev.density_to_float(density, rho, self.seed)
+        return density, torch.from_numpy(rho), bits
+
+    def max_distance(self) -> float:
+        largest = np.zeros(1, np.uint32)
+        self.dev.max_distance(self.dtype, self.packed, self.inv_norm, largest, self.seed)
+        return largest.view(np.float32)[0]
+
+    def nearest(self, centers: Keys, center_token, count=None, token_index=None, limit=math.inf):
+        nearest = np.full(self.n, 2**64 - 1, np.uint64)
+        count = None if count is None else np.array([count], np.int32)
+        center_token = torch.as_tensor(center_token).int().numpy()
+        operands = (self.packed, self.inv_norm, token_index, centers.packed, centers.inv_norm, center_token, count)
+        self.dev.nearest(self.dtype, *operands, nearest, self.seed)
+        labels, distances = np.full(self.n, -9, np.int64), np.full(self.n, np.nan, np.float32)
+        self.dev.nearest_to_labels(nearest, limit, None, labels, distances, self.seed)
+        return torch.from_numpy(labels), torch.from_numpy(distances)
+
+
+def unpack(bits: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(np.unpackbits(bits.view(np.uint8), axis=1, bitorder="little").astype(bool))
+
+
+def check(dev, keys, dn, gaussian, cutoff, seed=0):
+    """Density, bits and the largest distance of the keys against float64."""
+    run = Keys(dev, keys, seed=seed)
+    assert run.bad[0] == 0
+    _, rho, bits = run.density(dn, gaussian, cutoff)
+    distance = reference.pairwise_distance(keys.double())
+    expected = reference.density_from_distance(distance, dn, gaussian)
+    torch.testing.assert_close(rho.double(), expected, rtol=density_margin(dn, gaussian), atol=0)
+
+    near, n = unpack(bits), run.n
+    assert torch.equal(near, near.T), "the adjacency is not symmetric"
+    assert near[:n, :n].diagonal().all()
+    assert not near[n:].any(), "padding has neighbours"
+    clear = (distance - cutoff).abs() > DISTANCE_MARGIN
+    assert torch.equal(near[:n, :n][clear], (distance <= cutoff)[clear])
+    assert run.max_distance() == pytest.approx(distance.max().item(), abs=DISTANCE_MARGIN)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize(("dn", "gaussian"), [(2.0, True), (0.3, False)])
+def test_pairs_agree_with_float64(dev, shape, dtype, dn, gaussian):
+    check(dev, clustered(*shape, dtype), dn, gaussian, 0.4)
+
+
+@pytest.mark.parametrize("name", adversarial())
+def test_adversarial_pairs(dev, name):
+    check(dev, adversarial()[name], 0.7, False, 0.5)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_thread_order_changes_no_bit(dev, dtype):
+    keys = clustered(150, 40, dtype)
+    runs = [Keys(dev, keys, seed=seed) for seed in SEEDS]
+    for run in runs[1:]:
+        for mine, first in zip(run.density(), runs[0].density(), strict=True):
+            assert np.array_equal(mine, first)
+        assert run.max_distance() == runs[0].max_distance()
+        for mine, first in zip(run.nearest(run, range(150)), runs[0].nearest(runs[0], range(150)), strict=True):
+            assert torch.equal(mine, first)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dk", [24, 1048])
+def test_equal_and_opposite_keys_are_exact(dev, dtype, dk):
+    row = torch.randn(1, dk).to(dtype)
+    equal = Keys(dev, row.repeat(140, 1))
+    density, rho, bits = equal.density(0.1, cutoff=0.0)
+    assert (rho == 140).all()
+    assert (density == 140 << 32).all()
+    assert unpack(bits)[:140, :140].all()
+    assert equal.max_distance() == 0
+    assert Keys(dev, torch.cat([row, -row])).max_distance() == 2
+    assert Keys(dev, torch.eye(40).to(dtype)).max_distance() == 1
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_permutation_moves_the_same_bits(dev, dtype):
+    keys, order = clustered(140, 40, dtype), torch.randperm(140)
+    density, _, bits = Keys(dev, keys).density()
+    moved, _, moved_bits = Keys(dev, keys[order]).density()
+    assert np.array_equal(moved, density[order])
+    assert torch.equal(unpack(moved_bits)[:140, :140], unpack(bits)[:140, :140][order][:, order])
+
+
+def test_density_without_adjacency(dev):
+    run = Keys(dev, clustered(130, 8))
+    assert np.array_equal(run.density(adjacency=False)[0], run.density()[0])
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_nan_comes_out(dev, dtype):
+    keys = clustered(140, 13, dtype)
+    keys[131, 7] = math.nan
+    run = Keys(dev, keys)
+    assert run.bad[0] == 1
+    _, rho, _ = run.density()
+    assert rho.isnan().nonzero().flatten().tolist() == [131]
+    assert math.isnan(run.max_distance())
+    labels, distances = run.nearest(
+        run, [*range(131), -1, *range(132, 140)], token_index=np.arange(140, 280, dtype=np.int32)
+    )
+    assert distances.isnan().nonzero().flatten().tolist() == (labels < 0).nonzero().flatten().tolist() == [131]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", [(1, 1), (130, 40), (129, 1040)], ids=str)
+@pytest.mark.parametrize("centers", [1, 127, 129])
+def test_nearest_agrees_with_float64(dev, shape, dtype, centers):
+    n, keys = shape[0], clustered(*shape, dtype)
+    index = torch.randperm(n)[: min(centers, n)].sort().values
+    tokens, chosen = Keys(dev, keys), Keys(dev, keys, index.numpy().astype(np.int32))
+    labels, distances = tokens.nearest(chosen, index)
+    to_centers = reference.pairwise_distance(keys.double())[:, index]
+    expected = to_centers.min(dim=1).values
+    torch.testing.assert_close(distances.double(), expected, rtol=0, atol=DISTANCE_MARGIN)
+    assert (to_centers[torch.arange(n), labels] <= expected + DISTANCE_MARGIN).all()
+    assert torch.equal(labels[index], torch.arange(len(index)))
+    assert (distances[index] == 0).all()
+
+    limited, _ = tokens.nearest(chosen, index, limit=0.2)
+    assert torch.equal(limited, torch.where(distances < 0.2, labels, -1))
+
+
+def test_nearest_takes_the_lower_of_equals_and_itself(dev):
+    keys = torch.randn(20, 12).repeat(14, 1)
+    run = Keys(dev, keys)
+    labels, distances = run.nearest(run, [-1] * 280)
+    assert (labels == -1).all()
+    assert distances.isinf().all()
+    labels, distances = run.nearest(run, range(280), token_index=np.full(280, 999, np.int32))
+    assert torch.equal(labels, torch.arange(280) % 20)
+    assert (distances == 0).all()
+    zero = Keys(dev, torch.zeros(3, 8))
+    labels, distances = zero.nearest(zero, [7, 8, 9], token_index=np.array([9, 7, 5], np.int32))
+    assert labels.tolist() == [2, 0, 0]
+    assert distances.tolist() == [0, 0, 1]
+
+
+@pytest.mark.parametrize("count", [-3, 0, 1, 5, 128, 129, 200, 10**6])
+def test_nearest_reads_the_count_on_the_device(dev, count):
+    keys = clustered(200, 16)
+    run, used = Keys(dev, keys), min(max(count, 0), 200)
+    labels, distances = run.nearest(run, range(200), count=count)
+    if used == 0:
+        assert (labels == -1).all()
+        return
+    expected = reference.pairwise_distance(keys.double())[:, :used].min(dim=1).values
+    torch.testing.assert_close(distances.double(), expected, rtol=0, atol=DISTANCE_MARGIN)
+    assert labels.max() < used
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("width", [1, 7, 8, 300])
+def test_pack_rows_scales_by_powers_of_two(dev, dtype, width):
+    keys = torch.randn(19, width).to(dtype) * 2.0 ** torch.randint(-8, 9, (19, 1)).to(dtype)
+    index = torch.randint(0, 19, (23,))
+    run = Keys(dev, keys, index.numpy().astype(np.int32))
+    packed = torch.from_numpy(run.packed).view(dtype)
+    expected = keys[index]
+    if dtype != torch.float16:
+        _, exponent = expected.abs().max(dim=1, keepdim=True).values.double().frexp()
+        expected = (expected.double() * 2.0 ** -exponent.double()).to(dtype)
+    assert torch.equal(packed[:, :width], expected)
+    assert (packed[:, width:] == 0).all()
+    norm = packed.double().square().sum(dim=1).sqrt()
+    torch.testing.assert_close(torch.from_numpy(run.inv_norm), 1 / norm, rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("place", [(0, 0), (17, 6), (30, 12)])
+def test_bad_elements_are_found(dev, dtype, bad, place):
+    keys, found = clustered(31, 13, dtype), np.zeros(1, np.int32)
+    keys *= 2.0**100 if dtype != torch.float16 else 8.0
+    dev.check_rows(name_of(dtype), as_numpy(keys), found, 0)
+    assert found[0] == Keys(dev, keys).bad[0] == 0
+    keys[place] = bad
+    dev.check_rows(name_of(dtype), as_numpy(keys), found, 0)
+    assert found[0] == Keys(dev, keys).bad[0] == 1
