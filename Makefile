@@ -4,16 +4,24 @@
 #   make bench     microbenchmarks and a ratio table (ARGS="--quick" for a short one)
 #   make sanitize  the operator tests under AddressSanitizer and UBSan
 #   make lint      ruff and clang-format; make format rewrites
-#   make wheel     dist/pact_ext-<version>+cpu-py3-none-<platform>.whl
+#   make wheel     dist/pact_ext-<version>+<cu130 or cpu>-py3-none-<platform>.whl: with CUDA where nvcc is found
+#                  (CUDA_ARCHS="8.0;9.0a;12.0+PTX" to choose, PACT_CUDA=0 to leave it out)
+#   make kernel-resources  rewrite the table of registers and shared memory (tests/kernel_resources.json)
+# On a machine with a GPU, with the Python and torch that are there (PYTHON=... to choose), installing nothing:
+#   make gpu-test      the operator tests with the cuda backend, and the tests that only a GPU can run
+#   make gpu-sanitize  small cases of every kernel under compute-sanitizer
+#   make gpu-bench     measure, and write bench/results/<gpu>.json and .md (ARGS="--quick" for a short one)
+#   make gpu           all three
 PYTHON ?= python3
 TORCH ?= 2.13.0
 ARGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := $(shell find csrc -type f) CMakeLists.txt setup.py pyproject.toml pact_ext/_version.py
+CXX_FILES := $(shell find csrc tests -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 OPERATOR_TESTS := $(wildcard tests/test_op_*.py)
 
-.PHONY: demo test bench sanitize lint format wheel clean
+.PHONY: demo test bench sanitize lint format wheel kernel-resources gpu gpu-build gpu-test gpu-sanitize gpu-bench clean
 
 demo: $(VENV)/built
 	$(BIN)/pact-ext show "$$($(BIN)/python -c 'from matplotlib import cbook; print(cbook.get_sample_data("grace_hopper.jpg", asfileobj=False))')" --output pact-show.png
@@ -34,16 +42,43 @@ sanitize: $(VENV)/built
 lint: $(VENV)/tools
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	find csrc -name '*.cpp' -o -name '*.h' | xargs $(BIN)/clang-format --dry-run --Werror
+	$(BIN)/clang-format --dry-run --Werror $(CXX_FILES)
 
 format: $(VENV)/tools
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
-	find csrc -name '*.cpp' -o -name '*.h' | xargs $(BIN)/clang-format -i
+	$(BIN)/clang-format -i $(CXX_FILES)
 
 wheel: $(VENV)/built
-	$(BIN)/python -m pip wheel -q --no-build-isolation --no-deps -w dist .
+	PACT_CUDA=$(if $(PACT_CUDA),$(PACT_CUDA),$(if $(shell command -v nvcc),1,0)) \
+	TORCH_CUDA_ARCH_LIST="$(CUDA_ARCHS)" $(BIN)/python -m pip wheel -q --no-build-isolation --no-deps -w dist .
 	@ls dist/*.whl
+
+kernel-resources: $(VENV)/built
+	$(BIN)/python tests/kernel_resources.py
+
+# --- On a GPU --------------------------------------------------------------------------------------------------
+
+GPU_PYTHON := PYTHONPATH=$(CURDIR) $(PYTHON)
+
+gpu:
+	$(MAKE) gpu-test && $(MAKE) gpu-sanitize && $(MAKE) gpu-bench
+
+# For this machine's cards only, beside the sources.
+gpu-build:
+	@$(PYTHON) -c 'import torch, sys; sys.exit(not torch.cuda.is_available())' 2>/dev/null || \
+	{ echo "The gpu targets need a GPU and a torch that can use it; $(PYTHON) finds none (PYTHON=... to choose another)."; exit 1; }
+	PACT_CUDA=1 TORCH_CUDA_ARCH_LIST="$$($(PYTHON) -c 'import torch; print(";".join(sorted({"%d.%d" % torch.cuda.get_device_capability(i) for i in range(torch.cuda.device_count())})))')" \
+	$(PYTHON) setup.py -q build_ext --inplace
+
+gpu-test: gpu-build
+	$(GPU_PYTHON) -m pytest -q -p no:cacheprovider -k "not emulated" $(OPERATOR_TESTS) tests/test_gpu.py $(ARGS)
+
+gpu-sanitize: gpu-build
+	$(GPU_PYTHON) tests/gpu_sanitize.py
+
+gpu-bench: gpu-build
+	$(GPU_PYTHON) -m bench.gpu $(ARGS)
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info pact_ext/*.so
@@ -67,7 +102,7 @@ $(VENV)/torch:
 
 $(VENV)/packages: $(VENV)/torch pyproject.toml
 	@echo "Installing what building, testing and the demo need"
-	@$(BIN)/pip install -q "setuptools>=77" cmake ninja pytest pytest-benchmark hypothesis numpy pillow matplotlib tqdm
+	@$(BIN)/pip install -q "setuptools>=77" cmake ninja pytest pytest-benchmark hypothesis numpy pybind11 pillow matplotlib tqdm
 	@touch $@
 
 $(VENV)/built: $(VENV)/packages $(SOURCES)

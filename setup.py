@@ -3,6 +3,10 @@
 The libraries hold no Python symbol and use torch's stable ABI, so one wheel serves every Python and every
 torch >= 2.10: it is tagged py3-none-<platform>. torch is only read here (headers, version), never imported, so
 that building works inside pip's isolated build environment too.
+
+The CUDA library is built when nvcc is on the PATH and the torch found is a CUDA build, which alone can load it.
+PACT_CUDA=1 builds it beside a CPU torch too (a wheel for others), PACT_CUDA=0 never. TORCH_CUDA_ARCH_LIST chooses the
+architectures, written as for torch: "8.0;9.0a;12.0+PTX". No card needs to be present.
 """
 
 import importlib.util
@@ -25,6 +29,12 @@ except ImportError:
 ROOT = Path(__file__).parent.resolve()
 VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "pact_ext" / "_version.py").read_text())[1]
 MINIMUM_TORCH = (2, 10)
+LIBRARIES = ("libpact_cpu.so", "libpact_cuda.so")
+
+CUDA_ARCHS = "8.0;8.6;8.9;9.0;10.0;12.0+PTX"  # the default; PTX of the last serves newer cards
+_BASE = "8.0 8.6 8.7 8.9 9.0 10.0 10.3 11.0 12.0 12.1"
+KNOWN_ARCHS = tuple(f"{arch}{suffix}" for arch in _BASE.split() for suffix in ("", "a") if not (suffix and arch < "9"))
+ARCH_NAMES = {"Ampere": "8.0;8.6+PTX", "Ada": "8.9+PTX", "Hopper": "9.0+PTX", "Blackwell": "10.0;10.3;12.0;12.1+PTX"}
 
 
 def fail(problem: str, remedy: str) -> None:
@@ -52,6 +62,88 @@ def tool(name: str, remedy: str) -> str:
     return shutil.which(name) or beside_python or fail(f"{name} is not on the PATH", remedy)
 
 
+# --- CUDA ---------------------------------------------------------------------------------------------------
+
+
+def parse_archs(text: str) -> list[str]:
+    """The list that TORCH_CUDA_ARCH_LIST means: names expanded, each once, in the order given."""
+    archs: list[str] = []
+    for name in re.split(r"[;,\s]+", text.strip(";, \n")):
+        for arch in ARCH_NAMES.get(name, name).split(";"):
+            if arch.removesuffix("+PTX") not in KNOWN_ARCHS:
+                known = ", ".join((*KNOWN_ARCHS, *ARCH_NAMES))
+                fail(
+                    f"'{arch}' in TORCH_CUDA_ARCH_LIST is no architecture that it knows",
+                    f"There are {known}; the numbers may end in +PTX.",
+                )
+            if arch not in archs:
+                archs.append(arch)
+    return archs
+
+
+def gencode(archs: list[str]) -> list[str]:
+    """nvcc's options for them. +PTX adds the intermediate code, which newer cards compile on first use."""
+    options = []
+    for arch in archs:
+        number = arch.removesuffix("+PTX").replace(".", "")
+        options.append(f"-gencode=arch=compute_{number},code=sm_{number}")
+        if arch.endswith("+PTX"):
+            options.append(f"-gencode=arch=compute_{number},code=compute_{number}")
+    return options
+
+
+def find_nvcc() -> str | None:
+    """nvcc of CUDA_HOME, else of the PATH."""
+    home = os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH")
+    return (shutil.which("nvcc", path=str(Path(home) / "bin")) if home else None) or shutil.which("nvcc")
+
+
+def torch_has_cuda() -> bool:
+    """Whether there is a torch and it is a CUDA build, by its own version.py."""
+    try:
+        return bool(re.search(r"^cuda\b.*= '\d", (torch_folder() / "version.py").read_text(), re.M))
+    except SystemExit:  # a source distribution is made without torch
+        return False
+
+
+def cuda_wanted() -> bool:
+    """See the top of this file."""
+    choice = os.environ.get("PACT_CUDA", "")
+    if choice not in ("", "0", "1"):
+        fail(f"PACT_CUDA is '{choice}'", "Set it to 1 or 0, or leave it out.")
+    if choice == "1" and not find_nvcc():
+        fail("PACT_CUDA=1, but nvcc is not on the PATH", "Install the CUDA toolkit, or set CUDA_HOME.")
+    return choice == "1" or (choice == "" and find_nvcc() is not None and torch_has_cuda())
+
+
+def nvcc_version() -> tuple[str, ...]:
+    """Major, minor and patch."""
+    said = subprocess.run([find_nvcc(), "--version"], capture_output=True, text=True).stdout
+    found = re.search(r"\bV(\d+)\.(\d+)\.(\d+)", said)
+    return found.groups() if found else fail("'nvcc --version' names no version", "Is the CUDA toolkit whole?")
+
+
+def cuda_options(archs: list[str]) -> list[str]:
+    """CMake's options for libpact_cuda.so, or for leaving it out."""
+    if not archs:
+        return ["-DPACT_CUDA=OFF"]
+    return [
+        "-DPACT_CUDA=ON",
+        f"-DPACT_NVCC={find_nvcc()}",
+        f"-DPACT_NVCC_VERSION={'.'.join(nvcc_version())}",
+        f"-DPACT_CUDA_ARCHS={' '.join(archs)}",
+        f"-DPACT_CUDA_GENCODE={';'.join(gencode(archs))}",
+    ]
+
+
+def local_version() -> str:
+    """What the wheel holds: cu130 and the like, or cpu."""
+    return "cu" + "".join(nvcc_version()[:2]) if cuda_wanted() else "cpu"
+
+
+# --- Build --------------------------------------------------------------------------------------------------
+
+
 class CMakeBuild(build_ext):
     """Runs CMake in one build folder per kind of build, so that a rebuild compiles only what changed."""
 
@@ -60,7 +152,9 @@ class CMakeBuild(build_ext):
         ninja = tool("ninja", "Install it: pip install ninja.")
         compiler = tool(os.environ.get("CXX", "c++"), "Install a C++17 compiler: apt-get install g++.")
         sanitize = os.environ.get("PACT_SANITIZE", "")
-        build = ROOT / "build" / ("sanitize" if sanitize else "cmake")
+        cuda = not sanitize and cuda_wanted()
+        archs = parse_archs(os.environ.get("TORCH_CUDA_ARCH_LIST") or CUDA_ARCHS) if cuda else []
+        build = ROOT / "build" / ("sanitize" if sanitize else "cuda-" + "-".join(archs) if cuda else "cmake")
         output = build if sanitize else (ROOT if self.inplace else Path(self.build_lib).resolve()) / "pact_ext"
         build.mkdir(parents=True, exist_ok=True)
         configure = [
@@ -70,18 +164,22 @@ class CMakeBuild(build_ext):
             f"-DPACT_VERSION={VERSION}",
             f"-DPACT_TORCH={torch_folder()}",
             f"-DPACT_SANITIZE={sanitize}",
+            *cuda_options(archs),
         ]
         for command in (configure, [cmake, "--build", str(build)]):
             if subprocess.run(command).returncode:
                 fail(f"'{' '.join(command[:3])} ...' failed", "The compiler's or CMake's own words are above.")
-        if not sanitize:
+        for name in () if sanitize else LIBRARIES:
             output.mkdir(parents=True, exist_ok=True)
-            # Replaced, never overwritten: a process that has the old library loaded keeps its file.
-            fresh = shutil.copy2(build / "libpact_cpu.so", output / "libpact_cpu.so.new")
-            os.replace(fresh, output / "libpact_cpu.so")
+            if cuda or name != "libpact_cuda.so":
+                # Replaced, never overwritten: a process that has the old library loaded keeps its file.
+                fresh = shutil.copy2(build / name, output / f"{name}.new")
+                os.replace(fresh, output / name)
+            else:
+                (output / name).unlink(missing_ok=True)  # of an earlier build, which this one is not
 
     def get_outputs(self) -> list[str]:
-        return [str(Path(self.build_lib) / "pact_ext" / "libpact_cpu.so")]
+        return [str(Path(self.build_lib) / "pact_ext" / name) for name in LIBRARIES[: 1 + cuda_wanted()]]
 
     def get_output_mapping(self) -> dict[str, str]:
         return {}
@@ -96,7 +194,7 @@ class PlatformWheel(bdist_wheel):
 
 if __name__ == "__main__":
     setup(
-        version=f"{VERSION}+cpu",
+        version=f"{VERSION}+{local_version()}",
         ext_modules=[Extension("pact_ext.libpact", sources=[])],  # what it holds is CMake's affair
         cmdclass={"build_ext": CMakeBuild, "bdist_wheel": PlatformWheel},
     )

@@ -36,6 +36,7 @@ def test_certificate(backend, shape, dtype, dc, dn, gaussian):
     check_clustering(keys, dc, dn, gaussian, *ops.dbdpc(keys, dc, dn, gaussian=gaussian))
 
 
+@pytest.mark.large
 def test_certificate_at_llava_onevision_size(backend):
     keys = clustered(4506, 512, torch.bfloat16, noise=0.4).view(4506, 4, 128).to(backend.device)
     centers, labels = ops.dbdpc(keys, 0.21, 2.0, gaussian=True)
@@ -78,9 +79,10 @@ def test_replay_on_any_shape(n, dk, dc, dtype, coarse, seed):
 @pytest.mark.parametrize("spread", [0.05, 0.5, 1.0])
 def test_sparse_and_dense_labelling_agree(backend, spread):
     """Few and many candidate centres per token take different routes, with the same distances."""
-    keys = clustered(450, 20, noise=spread, groups=8).to(backend.device)
+    keys = torch.cat([clustered(450, 20, noise=spread, groups=8), torch.zeros(5, 20)]).to(backend.device)
     for dc in (0.02, 0.2, 0.6, 0.95, 1.2):
         centers, labels = ops.dbdpc(keys, dc, 0.5)
+        assert torch.equal(labels[centers], torch.arange(centers.shape[0], device=backend.device))
         assert torch.equal(labels, ops.assign(keys, centers, math.inf)[0])
 
 

@@ -8,6 +8,8 @@ from hypothesis import strategies as st
 
 from pact_ext import ops, reference
 
+only_in_data = pytest.mark.only_in_data
+
 # Computed in double from exact inputs and rounded to float32 at the end: a few ulp of float32.
 RTOL = 1e-6
 ATOL = 1e-37  # what float32 cannot hold
@@ -20,11 +22,11 @@ def inputs(n, d, key_heads, query_heads, head_size, dtype=torch.float32):
     return hidden, keys, queries
 
 
-def check(hidden, keys, queries, scale=None):
+def check(hidden, keys, queries, scale=None, rtol=RTOL):
     scores = ops.euti_scores(hidden, keys, queries, scale)
     expected = reference.euti_scores(hidden.cpu().double(), keys.cpu().double(), queries.cpu().double(), scale)
     assert scores.dtype == torch.float32
-    torch.testing.assert_close(scores.cpu().double(), expected, rtol=RTOL, atol=ATOL)
+    torch.testing.assert_close(scores.cpu().double(), expected, rtol=rtol, atol=ATOL)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -53,7 +55,9 @@ def test_any_shape(n, d, key_heads, group, head_size, seed):
 
 @pytest.mark.parametrize("scale", [0.0, 1.0, -2.5, 30.0])
 def test_scale(backend, scale):
-    check(*(t.to(backend.device) for t in inputs(90, 10, 2, 4, 16)), scale)
+    # On CUDA logits are float32: what one is off by, in proportion to its size, the weight is off by relatively.
+    rtol = RTOL if backend.sees_data else RTOL * max(1, abs(scale))
+    check(*(t.to(backend.device) for t in inputs(90, 10, 2, 4, 16)), scale, rtol)
 
 
 def test_weights_sum_to_one(backend):
@@ -106,9 +110,9 @@ H, K, Q = torch.ones(4, 6), torch.ones(4, 2, 8), torch.ones(4, 4, 8)
         (H, K, Q.bfloat16(), "queries must have the dtype of hidden, float32, got bfloat16"),
         (H.double(), K, Q, "hidden must be float32, float16 or bfloat16, got float64"),
         (H[:0], K, Q, r"hidden must not be empty, got \[0, 6\]"),
-        (H * float("nan"), K, Q, "pact::euti_scores: hidden must be finite"),
-        (H, K * float("inf"), Q, "pact::euti_scores: keys must be finite"),
-        (H, K, Q * float("nan"), "pact::euti_scores: queries must be finite"),
+        pytest.param(H * float("nan"), K, Q, "pact::euti_scores: hidden must be finite", marks=only_in_data),
+        pytest.param(H, K * float("inf"), Q, "pact::euti_scores: keys must be finite", marks=only_in_data),
+        pytest.param(H, K, Q * float("nan"), "pact::euti_scores: queries must be finite", marks=only_in_data),
     ],
     ids=str,
 )

@@ -62,6 +62,7 @@ def test_equals_the_reference_where_the_answer_is_beyond_doubt(backend, n, prune
         assert torch.equal(ours.cpu(), other)
 
 
+@pytest.mark.large
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_llava_onevision_shapes(backend, dtype):
     n = 2880

@@ -24,11 +24,7 @@ void nearest_centers(Rows rows, const int64_t* index, int64_t n, const PackedKey
 
 static std::tuple<Tensor, Tensor> assign_cpu(const Tensor& keys, const Tensor& centers, double max_distance) {
   const Argument arg{"assign", "keys"}, center_arg{"assign", "centers"};
-  check_keys(arg, keys);
-  check_dtype(center_arg, centers, ScalarType::Long);
-  check_shape(center_arg, centers, "[c]", centers.dim() == 1);
-  check_same_device(center_arg, centers, "keys", keys);
-  check_number({"assign", "max_distance"}, max_distance, "a number", !std::isnan(max_distance));
+  check_assign_inputs(keys, centers, max_distance);
   const FiniteRows k(arg, keys);
   const Tensor center_owner = torch::stable::contiguous(centers);
   const int64_t* center = center_owner.const_data_ptr<int64_t>();

@@ -1,6 +1,4 @@
 // Local density and adjacency in one pass over the upper triangle of tiles.
-#include <cfloat>
-
 #include "stages.h"
 
 namespace pact {
@@ -10,10 +8,9 @@ void density(const PackedKeys& keys, DensityForm form, float* density, Adjacency
   Buffer<int64_t> sums(n);
   std::fill_n(sums.data(), n, int64_t(1 / kDensityUnit));  // exp(0): every token counts itself
 
-  const double inverse = std::min(1 / form.dn, double{FLT_MAX});
   const PairPass pass{
       .keys = keys.panels(),
-      .exponent = float(form.gaussian ? inverse : -inverse),
+      .exponent = density_exponent(form.dn, form.gaussian),
       .gaussian = form.gaussian,
       .density = sums.data(),
       .cutoff = float_at_most(dc),

@@ -97,6 +97,7 @@ PACT_EXPORT const char* pact_cpu_info() {
   const pact::Kernels* chosen = pact::current();
   json = std::string("{\"version\": \"" PACT_VERSION "\", \"compiler\": \"") + __VERSION__ +
          "\", \"torch_abi_floor\": \"2.10\", \"isa\": " +
-         (chosen ? '"' + std::string(chosen->name) + '"' : std::string("null")) + ", \"isa_usable\": " + pact::names(true) + ", \"isa_built\": " + pact::names(false) + "}";
+         (chosen ? '"' + std::string(chosen->name) + '"' : std::string("null")) +
+         ", \"isa_usable\": " + pact::names(true) + ", \"isa_built\": " + pact::names(false) + "}";
   return json.c_str();
 }

@@ -40,8 +40,9 @@ inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 inline int64_t worker_count(int64_t tasks) { return std::min<int64_t>(tasks, torch::stable::get_num_threads()); }
 
 // Calls f(task, worker) for every task in [0, tasks). A worker takes the next task when it has finished one, so which
-// worker runs a task is open: results must depend on the task alone. `worker` < worker_count(tasks) indexes scratch. What
-// a task throws is thrown here once all workers have stopped: torch's C interface would put words of its own instead.
+// worker runs a task is open: results must depend on the task alone. `worker` < worker_count(tasks) indexes scratch.
+// What a task throws is thrown here once all workers have stopped: torch's C interface would put words of its own
+// instead.
 template <typename F>
 void for_each_task(int64_t tasks, const F& f) {
   std::atomic<int64_t> next{0};

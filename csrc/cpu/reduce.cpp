@@ -12,7 +12,7 @@ struct Split {
 };
 
 Split split(const float* scores, int64_t n, double prune_ratio) {
-  const int64_t m = n - int64_t(std::ceil(prune_ratio * double(n - 1)));
+  const int64_t m = kept_count(n, prune_ratio);
   std::vector<int64_t> order(n);
   std::iota(order.begin(), order.end(), 0);
   if (m < n)
@@ -32,23 +32,8 @@ static std::tuple<Tensor, Tensor, Tensor, Tensor> reduce_cpu(const Tensor& hidde
                                                              std::optional<double> scale, bool gaussian) {
   constexpr const char* op = "reduce";
   const Argument cluster_arg{op, "cluster_keys"}, score_arg{op, "scores"};
-  const Heads heads = check_importance_inputs(op, hidden, keys, queries);
-  check_keys(cluster_arg, cluster_keys);
-  check_same_device(cluster_arg, cluster_keys, "hidden", hidden);
-  check_same_dtype(cluster_arg, cluster_keys, "hidden", hidden);
-  check_rows(cluster_arg, cluster_keys, "hidden", hidden);
-  check_number({op, "prune_ratio"}, prune_ratio, "in [0, 1]", prune_ratio >= 0 && prune_ratio <= 1);
-  check_cutoff({op, "dc"}, dc);
-  check_normalisation({op, "dn"}, dn);
-  check_number({op, "alpha"}, alpha, ">= 0 and finite", alpha >= 0 && std::isfinite(alpha));
-  if (scale) check_number({op, "scale"}, *scale, "finite", std::isfinite(*scale));
-  if (scores) {
-    check_dtype(score_arg, *scores, ScalarType::Float);
-    check_shape(score_arg, *scores, "[n]", scores->dim() == 1);
-    check_same_device(score_arg, *scores, "hidden", hidden);
-    check_rows(score_arg, *scores, "hidden", hidden);
-  }
-
+  const Heads heads =
+      check_reduce_inputs(hidden, keys, queries, cluster_keys, scores, {prune_ratio, dc, dn, alpha, scale, gaussian});
   const FiniteRows h({op, "hidden"}, hidden), k({op, "keys"}, keys), q({op, "queries"}, queries);
   const FiniteRows u(cluster_arg, cluster_keys);
   const int64_t n = h.n;

@@ -28,13 +28,7 @@ std::tuple<Tensor, Tensor> segment_mean(const FiniteRows& x, const int64_t* labe
 
 static std::tuple<Tensor, Tensor> segment_mean_cpu(const Tensor& x, const Tensor& labels, int64_t num_segments) {
   const Argument arg{"segment_mean", "x"}, label_arg{"segment_mean", "labels"};
-  check_floating(arg, x);
-  check_matrix(arg, x, "[n, d]");
-  check_dtype(label_arg, labels, ScalarType::Long);
-  check_shape(label_arg, labels, "[n]", labels.dim() == 1);
-  check_same_device(label_arg, labels, "x", x);
-  check_rows(label_arg, labels, "x", x);
-  check_number({"segment_mean", "num_segments"}, double(num_segments), ">= 1", num_segments >= 1);
+  check_segment_mean_inputs(x, labels, num_segments);
   const FiniteRows rows(arg, x);
   const Tensor owner = torch::stable::contiguous(labels);
   const int64_t* label = owner.const_data_ptr<int64_t>();

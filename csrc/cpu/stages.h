@@ -42,18 +42,6 @@ void nearest_centers(Rows rows, const int64_t* index, int64_t n, const PackedKey
 // The two results of segment_mean; the labels are known to be in [-1, segments).
 std::tuple<Tensor, Tensor> segment_mean(const FiniteRows& x, const int64_t* labels, int64_t segments);
 
-// The smallest float that is >= x: for floats f, f < x is f < float_at_least(x).
-inline float float_at_least(double x) {
-  const float f = float(x);
-  return double{f} < x ? std::nextafterf(f, INFINITY) : f;
-}
-
-// The largest float that is <= x: for floats f, f <= x is f <= float_at_most(x).
-inline float float_at_most(double x) {
-  const float f = float(x);
-  return double{f} > x ? std::nextafterf(f, -INFINITY) : f;
-}
-
 inline Tensor empty_cpu(std::initializer_list<int64_t> shape, ScalarType dtype) {
   return torch::stable::empty({shape.begin(), shape.size()}, dtype);
 }

@@ -35,7 +35,7 @@ __device__ inline double row_norm(const T* row, int width) {
     const device::Vector<T> piece = load_piece<T, kAligned>(row + k, width - k);
     float own = 0;
 #pragma unroll
-    for (int e = 0; e < kVector; ++e) own += device::to_float(piece.at[e]) * device::to_float(piece.at[e]);
+    for (int e = 0; e < kVector; ++e) own = fmaf(device::to_float(piece.at[e]), device::to_float(piece.at[e]), own);
     sum += own;
   }
   sum = device::warp_sum(sum);
@@ -54,7 +54,7 @@ __device__ inline float head_dot(const T* key, const float* mean, int head_size,
     for (int q = 0; q < kVector; q += 4) {
       const device::Vector<float> other = load_piece<float, kAligned>(mean + k + q, head_size - k - q);
 #pragma unroll
-      for (int e = 0; e < 4; ++e) dot += device::to_float(piece.at[q + e]) * other.at[e];
+      for (int e = 0; e < 4; ++e) dot = fmaf(device::to_float(piece.at[q + e]), other.at[e], dot);
     }
   }
   return dot;

@@ -21,7 +21,7 @@ __device__ inline float dot_rows(const T* __restrict__ a, const T* __restrict__ 
   for (int k = device::lane_id() * kVector; k < width; k += 32 * kVector) {
     const device::Vector<T> x = device::load_vector(a + k), y = device::load_vector(b + k);
 #pragma unroll
-    for (int e = 0; e < kVector; ++e) sum += device::to_float(x.at[e]) * device::to_float(y.at[e]);
+    for (int e = 0; e < kVector; ++e) sum = fmaf(device::to_float(x.at[e]), device::to_float(y.at[e]), sum);
   }
   return device::warp_sum(sum);
 }

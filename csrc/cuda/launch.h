@@ -1,7 +1,7 @@
 // What every launcher's Params have in common. No torch here, and no device code.
 //
-// Launchers only enqueue work on the stream: no synchronisation, no allocation, capturable in a CUDA graph. Pointers are
-// device memory. They return the first CUDA error.
+// Launchers only enqueue work on the stream: no synchronisation, no allocation, capturable in a CUDA graph. Pointers
+// are device memory. They return the first CUDA error.
 #pragma once
 
 #include <cuda_runtime_api.h>

@@ -1,0 +1,66 @@
+#include "clustering.h"
+
+namespace pact {
+
+Clustering::Clustering(Workspace& workspace, int n)
+    : n_(n),
+      words_(adjacency_words(n)),
+      status_(workspace.reserve<int>(Readback::kWords)),
+      centers_(workspace.reserve<int>(n)),
+      position_(workspace.reserve<int>(n)),
+      is_center_(workspace.reserve<uint32_t>(words_)),
+      norms_(workspace.reserve<double>(n)),
+      density_(workspace.reserve<unsigned long long>(n)),
+      scratch_(workspace.reserve_bytes(select_workspace_bytes(n))) {}
+
+void Clustering::select(const Launch& launch, const Workspace& w, const DeviceRows& keys, double dc, double dn,
+                        bool gaussian) {
+  adjacency_.emplace(launch.empty({adjacency_rows(n_), words_}, ScalarType::Int));
+  uint32_t* bits = static_cast<uint32_t*>(adjacency_->mutable_data_ptr());
+  launch.norms(keys, n_, w[norms_], w[status_] + kBad);
+
+  DensityParams density{};
+  density.keys = keys;
+  density.inv_norm = w[norms_];
+  density.n = n_;
+  density.exponent = density_exponent(dn, gaussian);
+  density.gaussian = gaussian;
+  density.density = w[density_];
+  density.cutoff = float_at_most(dc);
+  density.adjacency = bits;
+  density.words = words_;
+  density.stream = launch.stream();
+  launch.check(run_density(density));
+
+  SelectParams select{};
+  select.density = w[density_];
+  select.adjacency = bits;
+  select.words = words_;
+  select.n = n_;
+  select.count = w[status_] + kCount;
+  select.centers = w[centers_];
+  select.position = w[position_];
+  select.is_center = w[is_center_];
+  select.workspace = w[scratch_];
+  select.stream = launch.stream();
+  launch.check(run_select(select));
+}
+
+void Clustering::label(const Launch& launch, const Workspace& w, const DeviceRows& keys, const int* scatter,
+                       int64_t* labels) {
+  LabelParams params{};
+  params.keys = keys;
+  params.inv_norm = w[norms_];
+  params.adjacency = static_cast<const uint32_t*>(adjacency_->const_data_ptr());
+  params.is_center = w[is_center_];
+  params.position = w[position_];
+  params.words = words_;
+  params.n = n_;
+  params.scatter = scatter;
+  params.labels = labels;
+  params.stream = launch.stream();
+  launch.check(run_label(params));
+  adjacency_.reset();
+}
+
+}  // namespace pact

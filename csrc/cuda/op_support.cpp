@@ -1,0 +1,161 @@
+#include "op_support.h"
+
+namespace pact {
+namespace {
+
+constexpr int kVectorBytes = 16;
+constexpr int kLowestMajor = 8;
+
+Dtype dtype_of(const Tensor& t) {
+  switch (t.scalar_type()) {
+    case ScalarType::Half:
+      return Dtype::kFloat16;
+    case ScalarType::BFloat16:
+      return Dtype::kBFloat16;
+    default:
+      return Dtype::kFloat32;
+  }
+}
+
+int64_t bytes_of(Dtype dtype) { return dtype == Dtype::kFloat32 ? 4 : 2; }
+
+ScalarType scalar_type_of(Dtype dtype) {
+  return dtype == Dtype::kFloat32   ? ScalarType::Float
+         : dtype == Dtype::kFloat16 ? ScalarType::Half
+                                    : ScalarType::BFloat16;
+}
+
+bool rows_are_contiguous(const Tensor& t) {
+  int64_t expected = 1;
+  for (int64_t d = t.dim() - 1; d > 0; --d) {
+    if (t.size(d) != 1 && t.stride(d) != expected) return false;
+    expected *= t.size(d);
+  }
+  return true;
+}
+
+bool aligned(const DeviceRows& rows, int n) {
+  const int64_t bytes = bytes_of(rows.dtype);
+  const bool stride_fits = n == 1 || rows.stride * bytes % kVectorBytes == 0;
+  return reinterpret_cast<uintptr_t>(rows.data) % kVectorBytes == 0 && stride_fits &&
+         rows.width * bytes % kVectorBytes == 0;
+}
+
+// "NVIDIA A100 (sm_80)"
+std::string card() {
+  int device = 0;
+  cudaDeviceProp properties;
+  if (cudaGetDevice(&device) != cudaSuccess || cudaGetDeviceProperties(&properties, device) != cudaSuccess)
+    return "this card";
+  return std::string(properties.name) + " (sm_" + std::to_string(properties.major) + std::to_string(properties.minor) +
+         ")";
+}
+
+}  // namespace
+
+Launch::Launch(const char* op, const Tensor& input)
+    : op_(op), device_(DeviceType::CUDA, input.get_device_index()), guard_(input.get_device_index()) {
+  void* stream = nullptr;
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(input.get_device_index(), &stream));
+  stream_ = static_cast<cudaStream_t>(stream);
+  int major = 0;
+  check(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, input.get_device_index()));
+  if (major < kLowestMajor)
+    throw std::runtime_error("pact::" + std::string(op) + ": " + card() +
+                             " is too old: sm_80 (Ampere) or newer is needed");
+}
+
+void Launch::fail(cudaError_t status) const {
+  cudaGetLastError();  // a launch error stays pending, and would surface in the next call
+  const std::string where = "pact::" + std::string(op_) + ": ";
+  if (status == cudaErrorNoKernelImageForDevice || status == cudaErrorInvalidDeviceFunction ||
+      status == cudaErrorUnsupportedPtxVersion)
+    throw std::runtime_error(where + "this build has no code for " + card() +
+                             ", only for " PACT_CUDA_ARCHS "; build it with TORCH_CUDA_ARCH_LIST naming that card (" +
+                             cudaGetErrorName(status) + ")");
+  throw std::runtime_error(where + "CUDA error " + cudaGetErrorName(status) + ": " + cudaGetErrorString(status));
+}
+
+TensorRows::TensorRows(Argument arg, const Tensor& t)
+    : owner(rows_are_contiguous(t) ? t : torch::stable::contiguous(t)), n(int(t.size(0))) {
+  if (!t.is_cuda()) arg.fail("must be on a CUDA device, as the other arguments are");
+  const int64_t width = t.numel() / t.size(0);
+  if (width > INT32_MAX) arg.fail("must have fewer than 2^31 elements per row, got ", shape_of(t));
+  rows = {owner.const_data_ptr(), dtype_of(t), n == 1 ? width : owner.stride(0), int(width)};
+}
+
+GramKeys::GramKeys(const Launch& launch, const DeviceRows& rows, const int* index, int n) : rows_(rows) {
+  if (!index && rows.dtype == Dtype::kFloat16 && aligned(rows, n)) return;  // other dtypes are scaled into range
+  const int per_vector = int(kVectorBytes / bytes_of(rows.dtype));
+  const int width = int((int64_t{rows.width} + per_vector - 1) / per_vector * per_vector);
+  owner_.emplace(launch.empty({n, width}, scalar_type_of(rows.dtype)));
+  launch.check(run_pack_rows({rows, index, n, owner_->mutable_data_ptr(), width, launch.stream()}));
+  rows_ = {owner_->const_data_ptr(), rows.dtype, width, width};
+}
+
+EutiParams euti_params(const Launch& launch, const TensorRows& hidden, const TensorRows& keys,
+                       const TensorRows& queries, const Heads& heads, std::optional<double> scale, float* scores,
+                       int* bad, void* workspace) {
+  EutiParams params{};
+  params.hidden = hidden.rows;
+  params.keys = keys.rows;
+  params.queries = queries.rows;
+  params.n = hidden.n;
+  params.head_size = int(heads.size);
+  params.query_heads = int(heads.queries);
+  params.group = int(heads.group);
+  params.scale = float(scale.value_or(1 / std::sqrt(double(heads.size))));
+  params.scores = scores;
+  params.bad = bad;
+  params.workspace = workspace;
+  params.stream = launch.stream();
+  return params;
+}
+
+// Pinned memory from torch's allocator, which keeps it: the copy does not wait for the host.
+Readback::Readback(const Launch& launch, const int* source)
+    : launch_(launch),
+      host_(
+          torch::stable::empty({kWords}, ScalarType::Int, std::nullopt, torch::stable::Device(DeviceType::CPU), true)) {
+  launch.check(cudaEventCreateWithFlags(&arrived_, cudaEventDisableTiming));
+  cudaError_t status =
+      cudaMemcpyAsync(host_.mutable_data_ptr(), source, kWords * sizeof(int), cudaMemcpyDeviceToHost, launch.stream());
+  if (status == cudaSuccess) status = cudaEventRecord(arrived_, launch.stream());
+  if (status == cudaSuccess) return;
+  cudaEventDestroy(arrived_);
+  launch.check(status);
+}
+
+Readback::~Readback() {
+  cudaEventSynchronize(arrived_);  // whatever happened since, the copy may still be writing
+  cudaEventDestroy(arrived_);
+}
+
+const int* Readback::wait() {
+  launch_.check(cudaEventSynchronize(arrived_));
+  return static_cast<const int*>(host_.const_data_ptr());
+}
+
+void raise_not_finite(const Launch& launch, int n, std::initializer_list<NamedRows> inputs) {
+  Workspace workspace;
+  const auto bad = workspace.reserve<int>(Readback::kWords);
+  workspace.allocate(launch);
+  for (const NamedRows& input : inputs) {
+    launch.fill_bytes(workspace[bad], 0, Readback::kWords * sizeof(int));
+    launch.check(run_check_rows({input.rows, n, workspace[bad], launch.stream()}));
+    if (Readback(launch, workspace[bad]).wait()[0])
+      Argument{launch.op(), input.name}.fail("must be finite, got NaN or Inf among its values");
+  }
+  throw std::runtime_error("pact::" + std::string(launch.op()) +
+                           ": the importance scores must be finite, got NaN or Inf: the inputs are too large");
+}
+
+void check_not_capturing(const Launch& launch) {
+  cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
+  launch.check(cudaStreamIsCapturing(launch.stream(), &status));
+  if (status != cudaStreamCaptureStatusNone)
+    throw std::runtime_error("pact::" + std::string(launch.op()) +
+                             " cannot be captured in a CUDA graph: how many centers it returns is read back");
+}
+
+}  // namespace pact
