@@ -1,0 +1,190 @@
+"""The benchmarks run and report what they measured; and the bound on memory, which is measured, not timed."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+OPERATORS = ("euti_scores", "density", "dbdpc", "assign", "segment_mean", "max_distance", "reduce")
+TIMED = {"ours float32", "ours bfloat16", "mm float32", "mm bfloat16", "eager float32", "compiled float32"}
+
+needs_proc = pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="peak memory is read from /proc")
+
+
+def python(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, *map(str, arguments)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env={**os.environ, **environment})
+
+
+def bench(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
+    return python("-m", "bench", *arguments, **environment)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A run over every operator on tiny inputs: what it printed, and the folder of its files."""
+    folder = tmp_path_factory.mktemp("bench")
+    done = bench("--n", 64, "--dk", 32, "--json", folder / "tiny.json")
+    assert done.returncode == 0, done.stderr
+    return done, folder
+
+
+@pytest.fixture(scope="module")
+def entries(run):
+    return json.loads((run[1] / "tiny.json").read_text())["cases"]
+
+
+@pytest.fixture(scope="module")
+def table(run):
+    """The printed table: a dictionary of cells for each line."""
+    lines = [re.split(r"  +", line.strip()) for line in run[0].stdout.split("\n\n")[1].splitlines()]
+    return [dict(zip(lines[0], line, strict=True)) for line in lines[1:]]
+
+
+def test_every_operator_and_implementation_is_measured(entries, table):
+    assert [entry["op"] for entry in entries] == list(OPERATORS)
+    assert [row["operator"] for row in table] == list(OPERATORS)
+    for entry in entries:
+        assert (entry["n"], entry["dk"]) == (64, 32)
+        assert set(entry["timings"]) == TIMED
+        for timing in entry["timings"].values():
+            assert 0 < timing["min_ms"] <= timing["median_ms"] <= timing["max_ms"]
+            assert timing["rounds"] >= 1
+
+
+def test_table_shows_the_medians_and_their_quotients(entries, table):
+    for entry, row in zip(entries, table, strict=True):
+        median = {name: timing["median_ms"] for name, timing in entry["timings"].items()}
+        shown = {
+            "f32 ms": median["ours float32"],
+            "bf16 ms": median["ours bfloat16"],
+            "bf16/f32": median["ours bfloat16"] / median["ours float32"],
+            "f32/mm": median["ours float32"] / median["mm float32"],
+            "bf16/mm": median["ours bfloat16"] / median["mm bfloat16"],
+            "f32/eager": median["ours float32"] / median["eager float32"],
+            "f32/compiled": median["ours float32"] / median["compiled float32"],
+        }
+        for column, value in shown.items():
+            # Three significant digits, and below 1 three decimals.
+            assert float(row[column]) == pytest.approx(value, rel=5.1e-3, abs=5.1e-4), (entry["op"], column)
+        rounds = "/".join(
+            str(entry["timings"][f"{name} float32"]["rounds"]) for name in ("ours", "mm", "eager", "compiled")
+        )
+        assert row["rounds"] == rounds
+
+
+def test_medians_pool_the_rounds_of_every_turn(run, entries):
+    raw = json.loads((run[1] / "tiny.pytest-benchmark.json").read_text())
+    pooled = {}
+    for one in raw["benchmarks"]:
+        info = one["extra_info"]
+        pooled.setdefault((info["op"], info["implementation"]), []).extend(one["stats"]["data"])
+    for entry in entries:
+        for name, timing in entry["timings"].items():
+            data = sorted(pooled[entry["op"], name])
+            assert timing["rounds"] == len(data)
+            middle = (data[(len(data) - 1) // 2] + data[len(data) // 2]) / 2
+            assert timing["median_ms"] == pytest.approx(1e3 * middle)
+
+
+def test_markdown_holds_the_same_cells(run, table):
+    lines = [line for line in (run[1] / "tiny.md").read_text().splitlines() if line.startswith("| ")]
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    assert [dict(zip(cells[0], line, strict=True)) for line in cells[1:]] == table
+
+
+def test_record_names_the_machine(run):
+    facts = json.loads((run[1] / "tiny.json").read_text())["facts"]
+    assert {"cpu", "threads", "torch", "isa", "commit", "load"} <= set(facts)
+    assert facts["cpu"] in run[0].stdout
+
+
+def test_unmeasured_goals_say_so(run):
+    goals = [line for line in run[0].stdout.splitlines() if "(goal: at most" in line]
+    assert goals
+    assert all(line.endswith("not measured in this run") for line in goals)
+
+
+def test_progress_bar_is_quiet_without_a_terminal(run):
+    assert "%|" not in run[0].stderr
+
+
+@needs_proc
+def test_memory_is_in_the_record(entries):
+    for entry in entries:
+        assert set(entry["memory_mib"]) == {"ours float32", "eager float32"}
+
+
+def test_failed_baseline_is_reported_and_the_rest_is_kept(tmp_path):
+    # Without a C++ compiler torch.compile fails; a fresh cache, so that it cannot do without.
+    environment = {"CXX": "/bin/false", "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "inductor")}
+    done = bench("--ops", "max_distance", "--n", 16, "--dk", 16, "--json", tmp_path / "one.json", **environment)
+    assert done.returncode == 1
+    assert "FAILED" in done.stderr
+    (entry,) = json.loads((tmp_path / "one.json").read_text())["cases"]
+    assert set(entry["timings"]) == TIMED - {"compiled float32"}
+
+
+@pytest.mark.parametrize("arguments", [("--n", 0), ("--dk", 200), ("--ops", "sort")])
+def test_bad_option_is_an_error(arguments):
+    done = bench(*arguments)
+    assert done.returncode == 2
+    assert "error" in done.stderr
+
+
+def test_goals_are_held_against_the_record(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT))
+    from bench.table import reach
+
+    def line(ours: float, mm: float) -> str:
+        timings = {"ours float32": {"median_ms": ours}, "mm float32": {"median_ms": mm}}
+        entry = {"op": "dbdpc", "n": 4506, "dk": 512, "timings": timings, "memory_mib": {}}
+        return next(text for text in reach({"cases": [entry]}) if "ours float32 / mm float32" in text)
+
+    assert line(74, 100).endswith("0.740, met")
+    assert line(76, 100).endswith("0.760, missed")
+
+
+ALLOCATE = """
+import torch
+from bench.memory import MIB, peak_extra_bytes
+
+def call():
+    scratch = torch.ones({scratch} * MIB // 4)  # given back before the call returns: only a peak shows it
+    del scratch
+    return torch.ones({output} * MIB // 4), torch.ones(3)
+
+print(peak_extra_bytes(call) / MIB)
+"""
+
+
+@needs_proc
+@pytest.mark.parametrize(("scratch", "output", "expected"), [(96, 1, 95), (96, 32, 64), (0, 64, 0)])
+def test_memory_tool_sees_an_allocation(scratch, output, expected):
+    # What is returned counts as output: the peak is the larger of scratch and output, beyond the output.
+    done = python("-c", ALLOCATE.format(scratch=scratch, output=output))
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout) == pytest.approx(expected, abs=2)
+
+
+@needs_proc
+def test_memory_tool_sees_the_distance_matrix_of_the_reference():
+    done = python("-m", "bench.memory", "density", "--n", 2048, "--dk", 64, "--implementation", "eager")
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout) > 2 * 2048 * 2048 * 4 / 2**20  # the product, and at least one more of its size
+
+
+@needs_proc
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_reduce_stays_within_its_memory(dtype):
+    """At n = 8192 and d = 3584 one float32 n x n matrix would be 256 MiB."""
+    done = python("-m", "bench.memory", "reduce", "--n", 8192, "--dk", 512, "--dtype", dtype)
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout) <= 64
