@@ -149,10 +149,11 @@ def test_density_without_adjacency(dev):
     assert np.array_equal(run.density(adjacency=False)[0], run.density()[0])
 
 
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_nan_comes_out(dev, dtype):
+def test_nan_and_inf_come_out_as_nan(dev, dtype, bad):
     keys = clustered(140, 13, dtype)
-    keys[131, 7] = math.nan
+    keys[131, 7] = bad
     run = Keys(dev, keys)
     assert run.bad[0] == 1
     _, rho, _ = run.density()

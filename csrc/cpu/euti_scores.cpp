@@ -1,5 +1,6 @@
 // EUTI: one pass over the queries for their mean, one over keys and hidden states for logits and norms, then the
-// softmax over tokens. In double throughout: reading memory costs more, and finite inputs cannot overflow.
+// softmax over tokens. In double throughout: reading memory costs more, and finite inputs cannot overflow. So a sum
+// that is not finite means an input that is not, and no pass is spent on looking for one.
 #include "stages.h"
 
 namespace pact {
@@ -8,7 +9,7 @@ namespace {
 constexpr int64_t kChunk = 256;  // rows of one partial result; fixed, so that sums do not depend on the threads
 
 // Column means of the rows.
-std::vector<double> column_means(const FiniteRows& x) {
+std::vector<double> column_means(const InputRows& x) {
   const int64_t chunks = ceil_div(x.n, kChunk), width = x.rows.width;
   std::vector<double> partial(chunks * width, 0), mean(width, 0);
   for_each_chunk(x.n, kChunk, [&](int64_t begin, int64_t end) {
@@ -16,19 +17,23 @@ std::vector<double> column_means(const FiniteRows& x) {
   });
   for (int64_t c = 0; c < chunks; ++c)
     for (int64_t k = 0; k < width; ++k) mean[k] += partial[c * width + k];
-  for (double& m : mean) m /= double(x.n);
+  for (double& m : mean) {
+    if (!std::isfinite(m)) x.fail_finite();
+    m /= double(x.n);
+  }
   return mean;
 }
 
 }  // namespace
 
-Tensor importance(const FiniteRows& hidden, const FiniteRows& keys, const FiniteRows& queries, Heads heads,
+Tensor importance(const InputRows& hidden, const InputRows& keys, const InputRows& queries, Heads heads,
                   std::optional<double> scale) {
   const int64_t n = hidden.n, chunks = ceil_div(n, kChunk);
   const double factor = scale.value_or(1 / std::sqrt(double(heads.size)));
   const std::vector<double> query_mean = column_means(queries);
   Buffer<double> weight(n * heads.queries), norm(n);  // weight: logits, then exponentials
 
+  std::atomic<bool> keys_finite{true}, hidden_finite{true};
   std::vector<double> partial(chunks * heads.queries, -INFINITY);
   for_each_chunk(n, kChunk, [&](int64_t begin, int64_t end) {
     double* largest = partial.data() + begin / kChunk * heads.queries;
@@ -36,12 +41,16 @@ Tensor importance(const FiniteRows& hidden, const FiniteRows& keys, const Finite
       double* logit = weight.data() + i * heads.queries;
       kernels().head_logits(keys.rows, i, query_mean.data(), heads.queries, heads.group, heads.size, logit);
       for (int64_t h = 0; h < heads.queries; ++h) {
+        if (!std::isfinite(logit[h])) keys_finite = false;
         logit[h] *= factor;
         largest[h] = std::max(largest[h], logit[h]);
       }
       norm[i] = kernels().row_norm(hidden.rows, i);
+      if (!std::isfinite(norm[i])) hidden_finite = false;
     }
   });
+  if (!hidden_finite) hidden.fail_finite();
+  if (!keys_finite) keys.fail_finite();
   std::vector<double> largest(heads.queries, -INFINITY), total(heads.queries, 0);
   for (int64_t c = 0; c < chunks; ++c)
     for (int64_t h = 0; h < heads.queries; ++h) largest[h] = std::max(largest[h], partial[c * heads.queries + h]);

@@ -16,19 +16,23 @@ Dtype dtype_of(const Tensor& t) {
 
 }  // namespace
 
-FiniteRows::FiniteRows(Argument arg, const Tensor& t)
-    : owner(torch::stable::contiguous(t)),
+InputRows::InputRows(Argument arg, const Tensor& t)
+    : arg(arg),
+      owner(torch::stable::contiguous(t)),
       rows{owner.const_data_ptr(), dtype_of(t), t.numel() / t.size(0)},
       n(t.size(0)) {
   if (!t.is_cpu()) arg.fail("must be on the CPU, as the other arguments are");
+}
+
+void InputRows::check_finite() const {
   constexpr int64_t kChunk = int64_t{1} << 20;
   const int64_t bytes = owner.element_size();
   std::atomic<bool> finite{true};
-  for_each_chunk(t.numel(), kChunk, [&](int64_t begin, int64_t end) {
+  for_each_chunk(n * rows.width, kChunk, [&](int64_t begin, int64_t end) {
     const char* data = static_cast<const char*>(rows.data) + begin * bytes;
     if (!kernels().all_finite(data, rows.dtype, end - begin)) finite = false;
   });
-  if (!finite) arg.fail("must be finite, got NaN or Inf among its values");
+  if (!finite) fail_finite();
 }
 
 PackedKeys::PackedKeys(Rows rows, const int64_t* index, int64_t n)

@@ -7,13 +7,21 @@
 
 namespace pact {
 
-// A tensor's elements as rows [n, width]: made contiguous, trailing dimensions flattened, checked for NaN and Inf.
-// `owner` keeps the memory alive.
-struct FiniteRows {
-  FiniteRows(Argument arg, const Tensor& t);
+// An argument's elements as rows [n, width]: made contiguous, trailing dimensions flattened. `owner` keeps the memory.
+struct InputRows {
+  InputRows(Argument arg, const Tensor& t);
+  void check_finite() const;
+  [[noreturn]] void fail_finite() const { arg.fail("must be finite, got NaN or Inf among its values"); }
+
+  Argument arg;
   Tensor owner;
   Rows rows;
   int64_t n;
+};
+
+// The same, known to hold neither NaN nor Inf.
+struct FiniteRows : InputRows {
+  FiniteRows(Argument arg, const Tensor& t) : InputRows(arg, t) { check_finite(); }
 };
 
 // `n` tokens rows[index[i]] (rows[i] without an index), packed: 4 * n * dk bytes.

@@ -34,7 +34,9 @@ static std::tuple<Tensor, Tensor, Tensor, Tensor> reduce_cpu(const Tensor& hidde
   const Argument cluster_arg{op, "cluster_keys"}, score_arg{op, "scores"};
   const Heads heads =
       check_reduce_inputs(hidden, keys, queries, cluster_keys, scores, {prune_ratio, dc, dn, alpha, scale, gaussian});
-  const FiniteRows h({op, "hidden"}, hidden), k({op, "keys"}, keys), q({op, "queries"}, queries);
+  const InputRows h({op, "hidden"}, hidden), k({op, "keys"}, keys), q({op, "queries"}, queries);
+  if (scores)  // else the importance notices
+    for (const InputRows* input : {&h, &k, &q}) input->check_finite();
   const FiniteRows u(cluster_arg, cluster_keys);
   const int64_t n = h.n;
 

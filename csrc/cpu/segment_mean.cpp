@@ -3,7 +3,7 @@
 
 namespace pact {
 
-std::tuple<Tensor, Tensor> segment_mean(const FiniteRows& x, const int64_t* labels, int64_t segments) {
+std::tuple<Tensor, Tensor> segment_mean(const InputRows& x, const int64_t* labels, int64_t segments) {
   std::vector<int64_t> begin(segments + 1, 0);
   for (int64_t i = 0; i < x.n; ++i)
     if (labels[i] >= 0) ++begin[labels[i] + 1];

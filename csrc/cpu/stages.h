@@ -7,8 +7,8 @@
 
 namespace pact {
 
-// float32 [n] scores (contract section 1).
-Tensor importance(const FiniteRows& hidden, const FiniteRows& keys, const FiniteRows& queries, Heads heads,
+// float32 [n] scores (contract section 1). Raises when an input is not finite, as its sums then tell.
+Tensor importance(const InputRows& hidden, const InputRows& keys, const InputRows& queries, Heads heads,
                   std::optional<double> scale);
 
 struct DensityForm {
@@ -40,7 +40,7 @@ Clusters cluster(Rows rows, const int64_t* index, int64_t n, double dc, DensityF
 void nearest_centers(Rows rows, const int64_t* index, int64_t n, const PackedKeys& centers, Nearest* out);
 
 // The two results of segment_mean; the labels are known to be in [-1, segments).
-std::tuple<Tensor, Tensor> segment_mean(const FiniteRows& x, const int64_t* labels, int64_t segments);
+std::tuple<Tensor, Tensor> segment_mean(const InputRows& x, const int64_t* labels, int64_t segments);
 
 inline Tensor empty_cpu(std::initializer_list<int64_t> shape, ScalarType dtype) {
   return torch::stable::empty({shape.begin(), shape.size()}, dtype);

@@ -23,7 +23,7 @@ cudaError_t run_density(const DensityParams& params);
 int adjacency_words(int n);
 int adjacency_rows(int n);
 
-// rho[i] = density[i] * kDensityUnit, rounded once to float32; NaN for a token with NaN in its key.
+// rho[i] = density[i] * kDensityUnit, rounded once to float32; NaN for a token with NaN or Inf in its key.
 struct DensityToFloatParams {
   const unsigned long long* density;
   int n;

@@ -19,7 +19,7 @@ constexpr unsigned kUpperOffset = kSumsOffset + kSumsBytes;  // [row 128][4 word
 constexpr unsigned kLowerOffset = kUpperOffset + kGramTile * kWordsPerTile * 4;
 constexpr unsigned kDensitySharedBytes = kLowerOffset + kGramTile * kWordsPerTile * 4;
 
-// Added once for a token with NaN in its key; densities of n < 2^30 tokens stay below it.
+// Added once for a token with NaN or Inf in its key; densities of n < 2^30 tokens stay below it.
 constexpr unsigned long long kDensityNan = 1ull << 62;
 constexpr unsigned long long kDensityOne = 1ull << 32;
 

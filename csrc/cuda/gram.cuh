@@ -5,7 +5,7 @@
 //   left 64 | 0 | 1 | 2 | 3 |          what mma.sync leaves it with, and the FFMA path for float32 does the same.
 //        64 | 4 | 5 | 6 | 7 |          A warp's 32 columns are one word of adjacency.
 //           +---+---+---+---+
-// 64 bytes of each row per stage, four stages of async copies in flight: 64 KB, two blocks per SM from sm_80 on.
+// 64 bytes of each row per stage, four stages of async copies in flight: 64 KB, two blocks on an SM of 164 KB or more.
 // 16-byte chunks are swizzled by bits 1 and 2 of the row, so that the 8 rows of an ldmatrix fall into different banks.
 #pragma once
 

@@ -89,14 +89,18 @@ __global__ void __launch_bounds__(kRowThreads)
   if (__any_sync(device::kAllLanes, largest >= kInfinityBits) && device::lane_id() == 0) *bad = 1;
 }
 
-// 1 / sqrt(square), 0 for 0, NaN for NaN.
-__device__ __forceinline__ double inverse_norm(float square) { return square == 0 ? 0.0 : 1.0 / sqrt(double(square)); }
+// 1 / sqrt(square), 0 for 0; NaN for NaN and for Inf, which only a row with NaN or Inf has.
+__device__ __forceinline__ double inverse_norm(float square) {
+  if (square == 0) return 0.0;
+  if (__float_as_uint(square) >= kInfinityBits) return static_cast<double>(__uint_as_float(0x7fc00000));
+  return 1.0 / sqrt(double(square));
+}
 
 // Whether one of two packed halves is NaN or Inf.
 template <typename T>
 __device__ __forceinline__ bool has_nonfinite(uint32_t pair) {
   constexpr uint32_t kExponent = std::is_same_v<T, device::float16> ? 0x7c00 : 0x7f80;
-  return (pair & kExponent) == kExponent || (pair >> 16 & kExponent) == kExponent;
+  return ((pair & kExponent) == kExponent) | ((pair >> 16 & kExponent) == kExponent);
 }
 
 // Aligned rows of float16 or bfloat16.
@@ -118,8 +122,11 @@ __global__ void __launch_bounds__(kNormThreads)
 #pragma unroll
     for (int q = 0; q < 4; ++q) {
       const int at = k + q / 2 * 8 + in_group * 2;
-      a[q] = valid[q % 2] && at < width ? *reinterpret_cast<const uint32_t*>(row[q % 2] + at) : 0;
-      nonfinite = nonfinite || has_nonfinite<T>(a[q]);
+      // Without branches, so that the loads of an unrolled step are all in flight; row[] exists either way.
+      const bool inside = valid[q % 2] && at < width;
+      const uint32_t pair = *reinterpret_cast<const uint32_t*>(row[q % 2] + (inside ? at : 0));
+      a[q] = inside ? pair : 0;
+      nonfinite |= has_nonfinite<T>(a[q]);
     }
     device::mma_m16n8k16<T>(upper, a, a[0], a[2]);
     device::mma_m16n8k16<T>(lower, a, a[1], a[3]);
@@ -154,7 +161,7 @@ __global__ void __launch_bounds__(kNormThreads)
 #pragma unroll
     for (int e = 0; e < 4; ++e) {
       sum = fmaf(x.at[e], x.at[e], sum);
-      nonfinite = nonfinite || magnitude_bits(x.at[e]) >= kInfinityBits;
+      nonfinite |= magnitude_bits(x.at[e]) >= kInfinityBits;
     }
     if ((k + 4) % kFoldTerms == 0 || k + 4 >= width) {
       total += sum;

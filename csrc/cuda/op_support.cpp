@@ -76,11 +76,23 @@ void Launch::fail(cudaError_t status) const {
   throw std::runtime_error(where + "CUDA error " + cudaGetErrorName(status) + ": " + cudaGetErrorString(status));
 }
 
+Tensor Launch::empty(std::initializer_list<int64_t> shape, ScalarType dtype) const {
+  try {
+    return torch::stable::empty({shape.begin(), shape.size()}, dtype, std::nullopt, device_);
+  } catch (const std::exception&) {  // torch's C interface leaves no word of why
+    std::string sizes;
+    for (const int64_t size : shape) sizes += (sizes.empty() ? "" : ", ") + std::to_string(size);
+    throw std::runtime_error("pact::" + std::string(op_) + ": CUDA out of memory, or another failure, allocating [" +
+                             sizes + "] of " + dtype_name(dtype));
+  }
+}
+
 TensorRows::TensorRows(Argument arg, const Tensor& t)
     : owner(rows_are_contiguous(t) ? t : torch::stable::contiguous(t)), n(int(t.size(0))) {
   if (!t.is_cuda()) arg.fail("must be on a CUDA device, as the other arguments are");
   const int64_t width = t.numel() / t.size(0);
-  if (width > INT32_MAX) arg.fail("must have fewer than 2^31 elements per row, got ", shape_of(t));
+  constexpr int64_t kWidest = INT32_MAX - 1024;  // loops step past the end of a row by a warp's vectors at most
+  if (width > kWidest) arg.fail("must have at most ", kWidest, " elements per row, got ", shape_of(t));
   rows = {owner.const_data_ptr(), dtype_of(t), n == 1 ? width : owner.stride(0), int(width)};
 }
 

@@ -25,9 +25,8 @@ class Launch {
     if (status != cudaSuccess) fail(status);
   }
 
-  Tensor empty(std::initializer_list<int64_t> shape, ScalarType dtype) const {
-    return torch::stable::empty({shape.begin(), shape.size()}, dtype, std::nullopt, device_);
-  }
+  // Uninitialised, from torch's caching allocator.
+  Tensor empty(std::initializer_list<int64_t> shape, ScalarType dtype) const;
   void fill_bytes(void* data, int byte, size_t bytes) const { check(cudaMemsetAsync(data, byte, bytes, stream_)); }
 
   // inv_norm[i] = 1 / ||row i|| of GramKeys; *bad, unless null, is set by NaN and Inf.
