@@ -16,6 +16,8 @@
 #include <stdexcept>
 #include <string>
 
+#include "dtype.h"
+
 namespace pact {
 
 using torch::headeronly::ScalarType;
@@ -61,6 +63,18 @@ inline std::string dtype_name(ScalarType dtype) {
       return "bool";
     default:
       return "dtype number " + std::to_string(static_cast<int>(dtype));
+  }
+}
+
+// Of a tensor that check_floating accepts.
+inline Dtype dtype_of(const Tensor& t) {
+  switch (t.scalar_type()) {
+    case ScalarType::Half:
+      return Dtype::kFloat16;
+    case ScalarType::BFloat16:
+      return Dtype::kBFloat16;
+    default:
+      return Dtype::kFloat32;
   }
 }
 

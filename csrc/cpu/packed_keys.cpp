@@ -1,20 +1,6 @@
 #include "packed_keys.h"
 
 namespace pact {
-namespace {
-
-Dtype dtype_of(const Tensor& t) {
-  switch (t.scalar_type()) {
-    case ScalarType::Half:
-      return Dtype::kFloat16;
-    case ScalarType::BFloat16:
-      return Dtype::kBFloat16;
-    default:
-      return Dtype::kFloat32;
-  }
-}
-
-}  // namespace
 
 InputRows::InputRows(Argument arg, const Tensor& t)
     : arg(arg),

@@ -6,17 +6,6 @@ namespace {
 constexpr int kVectorBytes = 16;
 constexpr int kLowestMajor = 8;
 
-Dtype dtype_of(const Tensor& t) {
-  switch (t.scalar_type()) {
-    case ScalarType::Half:
-      return Dtype::kFloat16;
-    case ScalarType::BFloat16:
-      return Dtype::kBFloat16;
-    default:
-      return Dtype::kFloat32;
-  }
-}
-
 int64_t bytes_of(Dtype dtype) { return dtype == Dtype::kFloat32 ? 4 : 2; }
 
 ScalarType scalar_type_of(Dtype dtype) {
