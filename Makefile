@@ -2,7 +2,7 @@
 #   make demo      reduce the tokens of a photograph, write pact-show.png
 #   make test      every operator proven (ARGS="-k dbdpc" to choose)
 #   make bench     microbenchmarks and a ratio table (ARGS="--quick" for a short one)
-#   make sanitize  the operator tests under AddressSanitizer and UBSan
+#   make sanitize  the operators and the emulated CUDA kernels under AddressSanitizer and UBSan
 #   make lint      ruff and clang-format; make format rewrites
 #   make wheel     dist/pact_ext-<version>+<cu130 or cpu>-py3-none-<platform>.whl: with CUDA where nvcc is found
 #                  (CUDA_ARCHS="8.0;9.0a;12.0+PTX" to choose, PACT_CUDA=0 to leave it out)
@@ -20,6 +20,7 @@ BIN := $(VENV)/bin
 SOURCES := $(shell find csrc -type f) CMakeLists.txt setup.py pyproject.toml pact_ext/_version.py
 CXX_FILES := $(shell find csrc tests -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 OPERATOR_TESTS := $(wildcard tests/test_op_*.py)
+KERNEL_TESTS := tests/test_emulator.py $(foreach kernel,euti gram segment_mean select,tests/test_cuda_$(kernel).py)
 
 .PHONY: demo test bench sanitize lint format wheel kernel-resources gpu gpu-build gpu-test gpu-sanitize gpu-bench clean
 
@@ -33,11 +34,16 @@ bench: $(VENV)/built
 	$(BIN)/python -m bench $(ARGS)
 
 # Python itself is not instrumented, so the runtime is preloaded; leak checking would only report the interpreter.
+SANITIZED = LD_PRELOAD="$$($${CXX:-c++} -print-file-name=libasan.so) $$($${CXX:-c++} -print-file-name=libubsan.so)" \
+	ASAN_OPTIONS=detect_leaks=0:verify_asan_link_order=0 UBSAN_OPTIONS=print_stacktrace=1 \
+	$(BIN)/python -m pytest -p no:cacheprovider
+
+# The operators on the CPU, then the CUDA kernels in the emulator; the few largest cases there would take minutes.
 sanitize: $(VENV)/built
 	PACT_SANITIZE=address,undefined $(BIN)/python setup.py -q build_ext
-	PACT_LIBRARY_DIR=build/sanitize LD_PRELOAD="$$($${CXX:-c++} -print-file-name=libasan.so) $$($${CXX:-c++} -print-file-name=libubsan.so)" \
-	ASAN_OPTIONS=detect_leaks=0:verify_asan_link_order=0 UBSAN_OPTIONS=print_stacktrace=1 \
-	$(BIN)/python -m pytest -p no:cacheprovider $(OPERATOR_TESTS) $(ARGS)
+	PACT_LIBRARY_DIR=build/sanitize $(SANITIZED) $(OPERATOR_TESTS) $(ARGS)
+	$(BIN)/python tests/emulator/build.py --sanitize
+	PACT_SANITIZE=1 $(SANITIZED) $(KERNEL_TESTS) -k "not 1040 and not 1048 and not circle and not 8290 and not 8300" $(ARGS)
 
 lint: $(VENV)/tools
 	$(BIN)/ruff check .
