@@ -26,12 +26,12 @@ class Backend:
 
 
 BACKENDS = [Backend(f"cpu-{isa}", "cpu") for isa in _library.cpu_info()["isa_usable"]]
-# The CUDA operators on host memory, their kernels run by the emulator: left out where a sanitizer's runtime is
-# preloaded, which the fibres of this build do not announce themselves to.
-if not os.environ.get("LD_PRELOAD"):
-    BACKENDS.append(Backend("emulated", "cpu"))
 if _library.cuda_loadable() and torch.cuda.is_available():
     BACKENDS.append(Backend("cuda", "cuda"))
+elif not os.environ.get("LD_PRELOAD"):
+    # Without a card, the CUDA operators on host memory, their kernels run by the emulator; but not where a sanitizer's
+    # runtime is preloaded, which the fibres of this build do not announce themselves to.
+    BACKENDS.append(Backend("emulated", "cpu"))
 
 
 def pytest_configure(config):
