@@ -9,7 +9,7 @@ from torch import Tensor
 
 from . import ops
 from .config import PactConfig
-from .reference import log_sizes, merged_position_ids, split
+from .reference import log_sizes, merged_position_ids, segment_mean, split
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,9 @@ def reduce(
     """Reduce the visual tokens of one sequence with PACT (algorithm 3 of the paper).
 
     Args:
-        hidden: ``[n, d]`` hidden states at the reduction layer; float32, float16 or bfloat16.
+        hidden: ``[n, d]`` hidden states at the reduction layer; float32, float16 or bfloat16. A float64 one, with keys
+            and queries to match, is reduced as its float32 rounding says and merged in float64: for checking a
+            model, not for speed.
         keys: ``[n, Hk, dh]`` or ``[n, Hk * dh]``, the layer's keys before rotary embedding.
         queries: ``[n, Hq, dh]`` or ``[n, Hq * dh]``, its queries before rotary embedding.
         position_ids: ``[n]``, or ``[3, n]`` for multimodal RoPE; merged tokens take their centre's.
@@ -77,6 +79,10 @@ def reduce(
         RuntimeError: invalid tensors; the message names the operator, the argument, and what was expected.
     """
     config = PactConfig.coerce(config)
+    exact = hidden
+    if hidden.dtype == torch.float64:
+        hidden, keys, queries = hidden.float(), keys.float(), queries.float()
+        cluster_keys = None if cluster_keys is None else cluster_keys.float()
     if position_ids is not None:
         wanted = (hidden.shape[:1], (3, *hidden.shape[:1]))
         if position_ids.shape not in wanted:
@@ -102,14 +108,16 @@ def reduce(
             gaussian=config.gaussian,
         )
         if not config.merge:
-            merged = hidden[centers]
+            merged = exact[centers]
+        elif exact is not hidden:
+            merged, _ = segment_mean(exact, labels, centers.shape[0])
     else:
         if scores is None:
             scores = ops.euti_scores(hidden, keys, queries, config.scale)
         centers, _ = split(scores, config.prune_ratio)
         labels = torch.full_like(scores, -1, dtype=torch.int64)
         labels[centers] = torch.arange(centers.shape[0], device=centers.device)
-        merged, sizes = hidden[centers], torch.ones_like(centers)
+        merged, sizes = exact[centers], torch.ones_like(centers)
 
     return Reduction(
         merged=merged,

@@ -1,0 +1,57 @@
+"""Reducing the visual tokens inside stock Hugging Face models."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ..config import PactConfig
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from .handle import Handle
+
+
+def apply(
+    model: PreTrainedModel,
+    config: PactConfig | str = "llava-onevision-7b",
+    *,
+    per_image: bool = False,
+    attention: str = "auto",
+) -> Handle:
+    """Reduce the visual tokens of every call of a Hugging Face vision-language model with PACT.
+
+    At the input of decoder layer `config.layer` each row's visual tokens are pruned and merged; from there on the
+    sequence and the key-value cache are shorter, and attention is proportional to the merged tokens' sizes (section
+    3.3 of the paper). Hooks do it: the model's code stays as it is, and `Handle.remove` takes them off again.
+    `generate`, batches with padding, several turns on one cache, beam search and assisted decoding work as before.
+    Called directly, the model returns logits of the tokens that remain.
+
+    Args:
+        model: LLaVA-1.5, LLaVA-NeXT, LLaVA-OneVision, InternVL, Qwen2-VL, Qwen2.5-VL or Qwen3-VL of transformers >=
+            4.57, in evaluation mode.
+        config: a `PactConfig`, or the name of a preset.
+        per_image: keep images apart (visual tokens with anything between them); by default all images and frames of
+            a row are one pool, as published.
+        attention: how the sizes reach attention. "dense": a float mask, for eager and sdpa. "fused": extra channels of
+            the heads, for sdpa and flash_attention_2. "auto": fused where the model's implementation allows it.
+
+    Returns:
+        A `Handle`: `report()`, `last`, `remove()`; in a `with` statement it is removed at the end.
+
+    Raises:
+        ImportError: transformers is missing.
+        ValueError: an unknown family, attention that would drop the sizes, or a layer the model cannot be reduced at.
+        RuntimeError: the model is reduced already. Calls of the reduced model raise it for labels, training mode,
+            inputs_embeds without input_ids, and a cache that does not fit.
+    """
+    config = PactConfig.coerce(config)
+    try:
+        from .handle import Handle
+    except ModuleNotFoundError as error:
+        if error.name != "transformers":
+            raise
+        raise ImportError(
+            "pact_ext.apply needs transformers 4.57 or newer: pip install 'pact-ext[models]'", name="transformers"
+        ) from None
+    return Handle(model, config, per_image, attention)

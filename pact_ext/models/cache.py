@@ -1,0 +1,132 @@
+"""A key-value cache that knows it was reduced: its layers from `first` on hold fewer columns than those before.
+
+The knowledge lives on the cache, so interleaved generations never mix, and a copy of a cache is complete. A reduced
+cache changes its class to a subclass of its own, which keeps the knowledge in step with what generation does to a
+cache: reorder it for beam search, crop it after assisted decoding, repeat or select its rows, reset it.
+"""
+
+from __future__ import annotations
+
+import functools
+import weakref
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+@dataclass
+class Columns:
+    """The key columns that the layers from `first` on have cached.
+
+    Attributes:
+        owner: the handle whose hooks the cache depends on.
+        first: the layer of the reduction.
+        log_sizes: ``[B, n]``, log of the size behind each column; -inf for padding.
+        removed: how many columns fewer than the layers before `first` have.
+        tail: columns after the last reduced one: as many as a crop may take.
+        plain: no column is merged or padding, so that attention needs no bias.
+    """
+
+    owner: weakref.ref
+    first: int
+    log_sizes: Tensor
+    removed: int
+    tail: int
+    plain: bool
+
+    @property
+    def count(self) -> int:
+        return self.log_sizes.shape[1]
+
+    def append(self, log_sizes: Tensor, plain: bool, tokens: int, tail: int | None) -> None:
+        """The columns that `tokens` more tokens became; `tail` of them follow the last reduced one, None is all."""
+        new = log_sizes.shape[1]
+        self.log_sizes = torch.cat([self.log_sizes, log_sizes], dim=1)
+        self.removed += tokens - new
+        self.tail = self.tail + new if tail is None else tail
+        self.plain &= plain
+
+
+class ReducedCache:
+    """Mixed into the class of a cache that was reduced; `columns` says how."""
+
+    columns: Columns
+
+    def update(self, keys: Tensor, values: Tensor, layer_idx: int, *args, **kwargs) -> tuple[Tensor, Tensor]:
+        owner = self.columns.owner()
+        if owner is None or not owner.active:
+            raise RuntimeError(
+                "pact_ext: this cache was reduced by a handle that has been removed, and would be continued without "
+                "proportional attention; start from a new cache, or keep the handle"
+            )
+        return super().update(keys, values, layer_idx, *args, **kwargs)
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        """Tokens seen, as for a sliding window, not columns held: positions go on from it."""
+        length = super().get_seq_length(layer_idx)
+        return length + self.columns.removed if layer_idx >= self.columns.first else length
+
+    def crop(self, length: int) -> None:
+        # Up to transformers 4 `length` is what stays, in tokens seen; from 5 on what goes, negative.
+        gone = int(self.get_seq_length()) - length if length > 0 else -length
+        if gone > self.columns.tail:
+            raise RuntimeError(
+                f"pact_ext: a crop of {gone} tokens reaches into reduced visual tokens; at most the "
+                f"{self.columns.tail} tokens after them can go"
+            )
+        if gone > 0:
+            super().crop(-gone)
+            self.columns.log_sizes = self.columns.log_sizes[:, :-gone]
+            self.columns.tail -= gone
+
+    def reorder_cache(self, beam_idx: Tensor) -> None:
+        super().reorder_cache(beam_idx)
+        self.columns.log_sizes = self.columns.log_sizes[beam_idx.to(self.columns.log_sizes.device)]
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        super().batch_repeat_interleave(repeats)
+        self.columns.log_sizes = self.columns.log_sizes.repeat_interleave(repeats, dim=0)
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        super().batch_select_indices(indices)
+        self.columns.log_sizes = self.columns.log_sizes[indices]
+
+    def reset(self) -> None:
+        super().reset()
+        del self.columns
+        self.__class__ = type(self).__mro__[2]  # what `mark_reduced` found
+
+
+@functools.cache
+def _reduced_class(base: type) -> type:
+    return type(base.__name__, (ReducedCache, base), {"__module__": base.__module__})
+
+
+def mark_reduced(cache, columns: Columns) -> None:
+    """Attach `columns` to a cache that has none yet."""
+    cache.__class__ = _reduced_class(type(cache))
+    cache.columns = columns
+
+
+def columns_of(cache) -> Columns | None:
+    """How a cache was reduced; None when it was not, or when there is no cache."""
+    return cache.columns if isinstance(cache, ReducedCache) else None
+
+
+def key_width(cache, layer: int, count: int) -> int:
+    """How many keys attention gets for `count` columns: a static cache hands out all it has room for."""
+    if cache is None or layer >= len(cache.layers):
+        return count
+    return getattr(cache.layers[layer], "max_cache_len", count)
+
+
+def is_preallocated(cache) -> bool:
+    return any(hasattr(layer, "max_cache_len") for layer in cache.layers)
+
+
+def pad_left(rows: list[Tensor], value: float) -> Tensor:
+    """Tensors ``[n_i, ...]`` as one ``[B, max n_i, ...]``."""
+    longest = max(len(row) for row in rows)
+    return torch.stack([F.pad(row, (0, 0) * (row.ndim - 1) + (longest - len(row), 0), value=value) for row in rows])

@@ -1,0 +1,133 @@
+"""One call of a reduced model on its way through the layers."""
+
+from __future__ import annotations
+
+import weakref
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ..attention import dense_mask
+from ..config import PactConfig
+from .cache import Columns, columns_of, key_width, mark_reduced
+from .compaction import Compaction, compact
+from .families import Family
+from .interface import KeyBias
+from .prompt import brings_images, presence, read
+
+
+@dataclass
+class Plan:
+    """What a handle does in every call.
+
+    Attributes:
+        owner: the handle.
+        fused: log sizes travel in extra channels of the heads, not in a dense mask.
+    """
+
+    owner: weakref.ref
+    core: nn.Module
+    family: Family
+    config: PactConfig
+    per_image: bool
+    fused: bool
+
+
+@dataclass
+class Pass:
+    """One call.
+
+    Attributes:
+        given: the arguments of the call, by name.
+        position_ids: what the decoder got.
+        compaction: what this call reduced, None for a call without visual tokens.
+        mask: attention's, for the layers from the reduction on; None while nothing is reduced.
+        columns: the cached columns that this call's go to.
+    """
+
+    plan: Plan
+    given: dict
+    position_ids: Tensor | None = None
+    compaction: Compaction | None = None
+    mask: KeyBias | Tensor | None = None
+    rotary: tuple[Tensor, Tensor] | None = None
+    columns: range = range(0)
+
+    def enter(self, layer: nn.Module, hidden: Tensor, kwargs: dict) -> Tensor:
+        """Input of the reduction layer: reduces it, and prepares the mask and the rotary embedding from there on."""
+        plan, cache = self.plan, kwargs.get("past_key_values")
+        columns = self._cached(cache)
+        past = 0 if cache is None else int(cache.get_seq_length(plan.config.layer))
+        tokens = hidden.shape[1]
+        if brings_images(plan.family, self.given):
+            self._compact(layer, hidden, past, kwargs["position_embeddings"])
+        if self.compaction is not None:
+            hidden = self.compaction.hidden
+            new, plain, tail = self.compaction.log_sizes, self.compaction.plain, self.compaction.tail
+        elif columns is not None:
+            new, plain = self._unreduced(hidden, past, tokens)
+            tail = None
+        else:
+            return hidden
+        if columns is None:
+            earlier, earlier_plain = self._unreduced(hidden, 0, past)
+            columns = Columns(plan.owner, plan.config.layer, earlier.to(new), 0, 0, earlier_plain)
+            if cache is not None:
+                mark_reduced(cache, columns)
+        start = columns.count
+        columns.append(new, plain, tokens, tail)
+        self.columns = range(start, columns.count)
+        self.mask = self._mask(columns, hidden, cache)
+        return hidden
+
+    def replaced(self, kwargs: dict) -> dict:
+        """Arguments of a layer from the reduction on. The ids stay behind: to FlashAttention gaps mean packing."""
+        kwargs = {**kwargs, "attention_mask": self.mask, "position_ids": None}
+        if self.rotary is not None:
+            kwargs["position_embeddings"] = self.rotary
+        if kwargs.get("cache_position") is not None:  # up to transformers 4, where a static cache writes to
+            device = kwargs["cache_position"].device
+            kwargs["cache_position"] = torch.arange(self.columns.start, self.columns.stop, device=device)
+        return kwargs
+
+    def _cached(self, cache) -> Columns | None:
+        columns = columns_of(cache)
+        if columns is None:
+            return None
+        if columns.owner() is not self.plan.owner():
+            raise RuntimeError("pact_ext: this cache was reduced by another handle; only that one can continue it")
+        seen = cache.get_seq_length(columns.first)
+        if isinstance(seen, int) and seen != columns.count + columns.removed:
+            raise RuntimeError(
+                f"pact_ext: this cache holds {seen - columns.removed} columns behind the reduction where "
+                f"{columns.count} were written; change it through its own methods, not layer by layer"
+            )
+        return columns
+
+    def _compact(self, layer: nn.Module, hidden: Tensor, past: int, rotary: tuple[Tensor, Tensor]) -> None:
+        plan = self.plan
+        prompt = read(plan.core, plan.family, self.given, past, plan.per_image)
+        if not any(prompt.visual):
+            return
+        prompt.position_ids = self.position_ids
+        self.compaction = compact(prompt, hidden, *rotary, layer, plan.family, plan.config)
+        self.rotary = tuple(self.compaction.rotary(x).to(hidden.device) for x in rotary)
+
+    def _unreduced(self, hidden: Tensor, past: int, tokens: int) -> tuple[Tensor, bool]:
+        """Log sizes of `tokens` tokens that follow `past` others, and whether none of them can be padding."""
+        log_sizes = hidden.new_zeros(hidden.shape[0], tokens, dtype=torch.promote_types(hidden.dtype, torch.float32))
+        mask = self.given.get("attention_mask")
+        if isinstance(mask, Tensor) and mask.ndim == 2:
+            mask = mask[:, past : past + tokens]
+        present = None if tokens < 2 else presence(mask, past, tokens)
+        if present is None or present.shape[1] != tokens:
+            return log_sizes, True
+        return log_sizes.masked_fill(~present.to(hidden.device), -torch.inf), False
+
+    def _mask(self, columns: Columns, hidden: Tensor, cache) -> KeyBias | Tensor:
+        log_sizes = columns.log_sizes.to(hidden.device)
+        if self.plan.fused:
+            return KeyBias(log_sizes, columns.plain)
+        width = key_width(cache, columns.first, columns.count)
+        return dense_mask(log_sizes, hidden.shape[1], hidden.dtype, width=width)
