@@ -2,11 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
 
 FAMILIES: dict[str, Family] = {}
 """Every known family, by the `model_type` of its configuration."""
+
+
+def family_of(core: nn.Module, caller: str) -> Family:
+    """The family of a model without its head; `caller` is named in the error."""
+    model_type = getattr(getattr(core, "config", None), "model_type", None)
+    if model_type not in FAMILIES:
+        raise ValueError(
+            f"{caller}: model must be of a known family ({', '.join(sorted(FAMILIES))}), got {type(core).__name__} of "
+            f"type {model_type!r}"
+        )
+    return FAMILIES[model_type]
+
+
+@dataclass(frozen=True)
+class ImageTokens:
+    """The `count` tokens of one image. From `start` on, `rows` times `columns` of them show the whole image."""
+
+    count: int
+    rows: int
+    columns: int
+    start: int = 0
 
 
 class Family:
@@ -55,6 +79,14 @@ class Family:
         """The cosines, or sines, of every position ``[1 or B, N, dh]``, from what the decoder hands to its layers."""
         return embedding
 
+    def images(self, core: nn.Module, given: Mapping, runs: list[int]) -> list[ImageTokens]:
+        """The tokens of every image of a call with the arguments `given`, in order.
+
+        Args:
+            runs: lengths of the uninterrupted runs of image tokens in its prompt.
+        """
+        raise NotImplementedError
+
 
 def rotate(keys: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Rotary embedding of ``[n, H, dh]`` by ``[n, dh]``, halves paired as in every family here."""
@@ -63,19 +95,76 @@ def rotate(keys: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 class Llava(Family, model_type="llava"):
-    """LLaVA-1.5."""
+    """LLaVA-1.5, and Pixtral in its clothes, whose images have sizes."""
+
+    def images(self, core: nn.Module, given: Mapping, runs: list[int]) -> list[ImageTokens]:
+        vision, pixels = core.config.vision_config, given["pixel_values"]
+        sizes = given.get("image_sizes")
+        sizes = len(pixels) * [pixels.shape[-2:]] if sizes is None else torch.as_tensor(sizes).tolist()
+        first = int(
+            core.config.vision_feature_select_strategy == "full" and "clip_" in vision.model_type
+        )  # class token
+        grids = [(height // vision.patch_size, width // vision.patch_size) for height, width in sizes]
+        return [ImageTokens(first + rows * columns, rows, columns, first) for rows, columns in grids]
 
 
 class LlavaNext(Family, model_type="llava_next"):
-    """LLaVA-NeXT (1.6). The newline embeddings between the rows of its tiles count as visual tokens."""
+    """LLaVA-NeXT (1.6). The newline embeddings between the rows of its tiles count as visual tokens.
+
+    A tile with the whole image comes before the tiles with its parts.
+    """
+
+    def images(self, core: nn.Module, given: Mapping, runs: list[int]) -> list[ImageTokens]:
+        from transformers.models.llava_next.modeling_llava_next import image_size_to_num_patches
+
+        vision, pinpoints = core.config.vision_config, core.config.image_grid_pinpoints
+        sizes = torch.as_tensor(given["image_sizes"]).tolist()
+        whole = self.only_whole(given) or len(sizes) * [False]
+        tiles = [
+            1 if alone else image_size_to_num_patches(size, pinpoints, vision.image_size)
+            for size, alone in zip(sizes, whole, strict=True)
+        ]
+        side = vision.image_size // vision.patch_size
+        # Unpadding and scaling down decide on the count: the model's own code, on features of width 1.
+        features = [torch.zeros(count, side * side, 1) for count in tiles]
+        packer = getattr(core, "model", core)  # up to transformers 4 OneVision's model is its own base model
+        _, counts = packer.pack_image_features(
+            features, sizes, image_newline=torch.zeros(1), **self.packing(core.config)
+        )
+        return [ImageTokens(count, side, side) for count in counts.tolist()]
+
+    def only_whole(self, given: Mapping) -> list[bool] | None:
+        """Whether each image has no tiles with its parts; None when all have."""
+        return None
+
+    def packing(self, config) -> dict:
+        """Further arguments of the model's `pack_image_features`."""
+        return {"vision_feature_select_strategy": "full"}
 
 
-class LlavaOneVision(Family, model_type="llava_onevision"):
-    """LLaVA-OneVision."""
+class LlavaOneVision(LlavaNext, model_type="llava_onevision"):
+    """LLaVA-OneVision. An image that shares its row with others has no parts."""
+
+    def only_whole(self, given: Mapping) -> list[bool] | None:
+        numbers = given.get("batch_num_images")
+        if numbers is None:
+            return None
+        return [number > 1 for number in torch.as_tensor(numbers).tolist() for _ in range(number)]
+
+    def packing(self, config) -> dict:
+        return {"vision_aspect_ratio": config.vision_aspect_ratio}
 
 
 class InternVL(Family, model_type="internvl"):
-    """InternVL 2.5 and 3, in their Hugging Face port."""
+    """InternVL 2.5 and 3, in their Hugging Face port. A thumbnail comes after the tiles, when there are several."""
+
+    def images(self, core: nn.Module, given: Mapping, runs: list[int]) -> list[ImageTokens]:
+        vision = core.config.vision_config
+        rows, columns = (
+            int(side // patch * core.config.downsample_ratio)
+            for side, patch in zip(vision.image_size, vision.patch_size, strict=True)
+        )
+        return [ImageTokens(count, rows, columns, count - rows * columns) for count in runs]
 
 
 class Qwen2VL(Family, model_type="qwen2_vl"):
@@ -88,6 +177,13 @@ class Qwen2VL(Family, model_type="qwen2_vl"):
         parts = embedding.split(sections, dim=-1)
         return torch.cat([part[axis % 3] for axis, part in enumerate(parts)], dim=-1)
 
+    def images(self, core: nn.Module, given: Mapping, runs: list[int]) -> list[ImageTokens]:
+        merge = core.config.vision_config.spatial_merge_size
+        grids = [
+            (frames, rows // merge, columns // merge) for frames, rows, columns in given["image_grid_thw"].tolist()
+        ]
+        return [ImageTokens(frames * rows * columns, rows, columns) for frames, rows, columns in grids]
+
 
 class Qwen25VL(Qwen2VL, model_type="qwen2_5_vl"):
     """Qwen2.5-VL."""
@@ -95,6 +191,8 @@ class Qwen25VL(Qwen2VL, model_type="qwen2_5_vl"):
 
 class Qwen3VL(Family, model_type="qwen3_vl"):
     """Qwen3-VL, whose first layers add visual features to every visual token's place."""
+
+    images = Qwen2VL.images
 
     def first_layer(self, core: nn.Module) -> int:
         return len(core.config.vision_config.deepstack_visual_indexes)

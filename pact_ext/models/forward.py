@@ -15,6 +15,7 @@ from .compaction import Compaction, compact
 from .families import Family
 from .interface import KeyBias
 from .prompt import brings_images, presence, read
+from .report import Stopwatch
 
 
 @dataclass
@@ -43,7 +44,9 @@ class Pass:
         position_ids: what the decoder got.
         compaction: what this call reduced, None for a call without visual tokens.
         mask: attention's, for the layers from the reduction on; None while nothing is reduced.
+        rotary: cosines and sines of the columns that are left, where this call was reduced.
         columns: the cached columns that this call's go to.
+        stopwatch: the time of `compaction`.
     """
 
     plan: Plan
@@ -53,6 +56,7 @@ class Pass:
     mask: KeyBias | Tensor | None = None
     rotary: tuple[Tensor, Tensor] | None = None
     columns: range = range(0)
+    stopwatch: Stopwatch | None = None
 
     def enter(self, layer: nn.Module, hidden: Tensor, kwargs: dict) -> Tensor:
         """Input of the reduction layer: reduces it, and prepares the mask and the rotary embedding from there on."""
@@ -111,8 +115,9 @@ class Pass:
         if not any(prompt.visual):
             return
         prompt.position_ids = self.position_ids
-        self.compaction = compact(prompt, hidden, *rotary, layer, plan.family, plan.config)
-        self.rotary = tuple(self.compaction.rotary(x).to(hidden.device) for x in rotary)
+        with Stopwatch(hidden.device) as self.stopwatch:
+            self.compaction = compact(prompt, hidden, *rotary, layer, plan.family, plan.config)
+            self.rotary = tuple(self.compaction.rotary(x).to(hidden.device) for x in rotary)
 
     def _unreduced(self, hidden: Tensor, past: int, tokens: int) -> tuple[Tensor, bool]:
         """Log sizes of `tokens` tokens that follow `past` others, and whether none of them can be padding."""

@@ -133,11 +133,10 @@ class Handle:
     def _before_first_layer(self, layer: nn.Module, args: tuple, kwargs: dict):
         current = self._passes[threading.get_ident()]
         hidden, args = (args[0], args[1:]) if args else (kwargs.pop("hidden_states"), ())
-        with Stopwatch(hidden.device) as stopwatch:
-            reduced = current.enter(layer, hidden, kwargs)
+        reduced = current.enter(layer, hidden, kwargs)
         if current.compaction is not None:
             self.last = current.compaction.reductions
-            self._report = self._report_of(hidden, reduced, kwargs.get("past_key_values")), stopwatch
+            self._report = self._report_of(hidden, reduced, kwargs.get("past_key_values")), current.stopwatch
         return None if current.mask is None else ((reduced, *args), current.replaced(kwargs))
 
     @torch.compiler.disable

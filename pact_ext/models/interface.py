@@ -23,17 +23,24 @@ DENSE = ("eager", "sdpa")
 """Implementations that add a float mask to their logits."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class KeyBias:
     """What the layers from the reduction on get as their attention mask.
 
     Attributes:
         log_sizes: ``[B, n]``, as in `pact_ext.attention`.
         plain: all of them are 0.
+        mask: the same as a dense mask, once a layer has needed it.
     """
 
     log_sizes: Tensor
     plain: bool
+    mask: Tensor | None = None
+
+    def dense(self, query: Tensor, key: Tensor) -> Tensor:
+        if self.mask is None:
+            self.mask = dense_mask(self.log_sizes, query.shape[2], query.dtype, width=key.shape[2])
+        return self.mask.to(query.device)
 
 
 def choose(implementation: str, attention: str) -> str:
@@ -69,16 +76,17 @@ def _fused(base: str):
     def attention(module, query, key, value, attention_mask, scaling=None, **kwargs):
         if not isinstance(attention_mask, KeyBias):
             return stock(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
-        log_sizes = attention_mask.log_sizes.to(query.device)
-        queries, n = query.shape[2], log_sizes.shape[1]
+        bias, queries, n = attention_mask, query.shape[2], attention_mask.log_sizes.shape[1]
+        if queries == 1 or (queries < n and kernel == "sdpa"):
+            # Beside the cached keys a few queries' mask is small; extending those keys would copy them all.
+            mask = None if bias.plain and queries == 1 and key.shape[2] == n else bias.dense(query, key)
+            return sdpa(module, query, key, value, mask, scaling=scaling)
         key, value = key[:, :, :n], value[:, :, :n]  # a static cache hands out its unwritten end too
-        if attention_mask.plain and queries in (1, n):
+        if bias.plain and queries == n:
             return sdpa(module, query, key, value, None, scaling=scaling)
-        if queries == n or (kernel == "flash" and queries > 1):
-            out = proportional_attention(query, key, value, log_sizes, scale=scaling, kernel=kernel)
-            return out.transpose(1, 2).contiguous(), None
-        # Beside the cached keys a few queries' dense mask is small; extending those keys would copy them all.
-        return sdpa(module, query, key, value, dense_mask(log_sizes, queries, query.dtype), scaling=scaling)
+        log_sizes = bias.log_sizes.to(query.device)
+        out = proportional_attention(query, key, value, log_sizes, scale=scaling, kernel=kernel)
+        return out.transpose(1, 2).contiguous(), None
 
     return attention
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from dataclasses import dataclass
 
@@ -37,8 +38,11 @@ class Prompt:
 
 def arguments(forward, args: tuple, kwargs: dict) -> dict:
     """The arguments of a call by name, whether they were given by position or by name."""
-    named = inspect.signature(forward).bind_partial(*args, **kwargs).arguments
+    named = _signature(forward).bind_partial(*args, **kwargs).arguments
     return {**{name: value for name, value in named.items() if name != "kwargs"}, **named.get("kwargs", {})}
+
+
+_signature = functools.cache(inspect.signature)
 
 
 def read(core: nn.Module, family: Family, given: dict, past: int, per_image: bool) -> Prompt:

@@ -1,0 +1,283 @@
+"""Everything that generation does to a model and to its cache, on a reduced one."""
+
+from __future__ import annotations
+
+import copy
+import functools
+
+import pytest
+import torch
+
+transformers = pytest.importorskip("transformers", minversion="4.57", reason="the tests of models need transformers")
+
+import pact_ext
+from models import oracle, tiny
+from pact_ext import PactConfig
+
+LAYER, STEPS = 3, 6
+CONFIG = PactConfig(prune_ratio=0.3, dc=0.25, layer=LAYER)
+ATTENTION = pytest.mark.parametrize("attention", ["fused", "dense"])
+
+build = functools.cache(tiny.build)
+
+
+def greedy(model, inputs, cache, tokens):
+    """Logits ``[B, len(tokens)]`` of a prompt and of all but the last of the tokens after it, one by one."""
+    mask, positions = inputs["attention_mask"], tiny.positions(model, inputs)
+    out = model(**inputs, position_ids=positions, past_key_values=cache, use_cache=True)
+    logits, position = [out.logits[:, -1]], positions.amax(-1, keepdim=True)
+    for step in range(tokens.shape[1] - 1):
+        mask = torch.cat([mask, torch.ones_like(mask[:, :1])], dim=1)
+        position = position.amax(0, keepdim=True).expand_as(position) + 1 if position.ndim == 3 else position + 1
+        ids = tokens[:, step : step + 1]
+        logits.append(
+            model(input_ids=ids, attention_mask=mask, position_ids=position, past_key_values=cache).logits[:, -1]
+        )
+    return torch.stack(logits, dim=1)
+
+
+@ATTENTION
+@pytest.mark.parametrize("variant", tiny.VARIANTS)
+def test_static_cache(variant, attention):
+    model = build(variant)
+    inputs = tiny.inputs(model, 2)
+    with pact_ext.apply(model, CONFIG, attention=attention):
+        expected, tokens = tiny.generate(model, inputs, STEPS)
+        logits, same = tiny.generate(model, inputs, STEPS, cache_implementation="static")
+    assert torch.equal(same, tokens)
+    assert (logits - expected).abs().max() < 1e-12
+
+
+@ATTENTION
+def test_static_cache_used_again(attention):
+    model = build("llava")
+    cache = transformers.StaticCache(config=model.config, max_cache_len=100)
+    prompts = [tiny.inputs(model, 1, seed=seed) for seed in (0, 1)]
+    with pact_ext.apply(model, CONFIG, attention=attention):
+        for inputs in prompts:
+            expected, tokens = tiny.generate(model, inputs, STEPS)
+            cache.reset()
+            assert (greedy(model, inputs, cache, tokens) - expected).abs().max() < 1e-12
+
+
+@ATTENTION
+@pytest.mark.parametrize("variant", ["llava", "qwen2_vl"])
+def test_beam_search(variant, attention):
+    if variant == "llava" and tiny.VERSION < (5, 0):
+        pytest.skip("up to transformers 4, beams of a prompt with several images get each other's images")
+    model = build(variant)
+    inputs = tiny.inputs(model, 2)
+    beams = {"num_beams": 3, "num_return_sequences": 2, "max_new_tokens": STEPS}
+    with pact_ext.apply(model, CONFIG, attention=attention):
+        ids = model.generate(**inputs, **beams)
+        assert torch.equal(ids, model.generate(**inputs, **beams, use_cache=False))
+    assert not torch.equal(ids, model.generate(**inputs, **beams))
+
+
+def test_sampling():
+    model = build("internvl")
+    inputs = tiny.inputs(model, 2)
+    with pact_ext.apply(model, CONFIG):
+        ids = []
+        for cache in (True, False):
+            torch.manual_seed(3)
+            ids.append(model.generate(**inputs, do_sample=True, max_new_tokens=STEPS, use_cache=cache))
+    assert torch.equal(*ids)
+
+
+@ATTENTION
+@pytest.mark.parametrize("variant", ["llava", "llava_onevision", "qwen2_5_vl"])
+def test_assisted_decoding_crops_what_it_rejects(variant, attention, monkeypatch):
+    """The assistant is the model itself with other weights in its head, so that some of its guesses are rejected."""
+    model, inputs = build(variant), None
+    assistant = copy.deepcopy(model)
+    with torch.no_grad():
+        assistant.lm_head.weight += 0.5 * torch.randn_like(assistant.lm_head.weight)
+    inputs = tiny.inputs(model, 1)
+    crops = []
+    crop = transformers.DynamicCache.crop
+    monkeypatch.setattr(transformers.DynamicCache, "crop", lambda cache, n: (crops.append(n), crop(cache, n))[1])
+    model.generation_config.eos_token_id = assistant.generation_config.eos_token_id = tiny.VOCABULARY - 1
+    try:
+        with pact_ext.apply(model, CONFIG, attention=attention):
+            expected = model.generate(**inputs, max_new_tokens=20)
+            ids = model.generate(**inputs, max_new_tokens=20, assistant_model=assistant)
+    finally:
+        model.generation_config.eos_token_id = None
+    assert torch.equal(ids, expected)
+    assert any(n < 0 for n in crops)
+
+
+@ATTENTION
+@pytest.mark.parametrize("variant", tiny.FAMILIES)
+def test_a_second_turn_of_text(variant, attention):
+    model = build(variant)
+    inputs = tiny.inputs(model, 2)
+    with pact_ext.apply(model, CONFIG, attention=attention):
+        out = model.generate(**inputs, max_new_tokens=STEPS, return_dict_in_generate=True)
+        generated = out.sequences[:, -STEPS:]
+        _, turn = tiny.more(model, inputs, generated)
+        logits = model(**turn, past_key_values=out.past_key_values).logits
+    new = turn["input_ids"][:, 1:]
+    forced = torch.cat([generated, new], dim=1)
+    expected, _, _ = oracle.masked_logits(model, inputs, LAYER, CONFIG, forced.shape[1], forced=forced)
+    assert (logits[:, :-1] - expected[:, STEPS:]).abs().max() < 1e-12
+
+
+@ATTENTION
+@pytest.mark.parametrize("variant", tiny.FAMILIES)
+def test_a_second_turn_with_an_image(variant, attention):
+    """With images apart, the reductions of two turns are those of the whole conversation."""
+    model = build(variant)
+    inputs = tiny.inputs(model, 2)
+    with pact_ext.apply(model, CONFIG, attention=attention, per_image=True):
+        out = model.generate(**inputs, max_new_tokens=STEPS, return_dict_in_generate=True)
+        whole, turn = tiny.more(model, inputs, out.sequences[:, -STEPS:], image=True)
+        cache = out.past_key_values
+        first = model(**turn, past_key_values=cache).logits[:, -1]
+        step = {"input_ids": first.argmax(-1, keepdim=True), "past_key_values": cache}
+        step["attention_mask"] = torch.nn.functional.pad(whole["attention_mask"], (0, 1), value=1)
+        last = turn["position_ids"].amax(-1, keepdim=True)
+        step["position_ids"] = (last.amax(0, keepdim=True).expand_as(last) if last.ndim == 3 else last) + 1
+        second = model(**step).logits[:, -1]
+    expected, _, _ = oracle.masked_logits(model, whole, LAYER, CONFIG, 2, per_image=True)
+    assert (torch.stack([first, second], dim=1) - expected).abs().max() < 1e-12
+
+
+@ATTENTION
+def test_an_image_after_a_prefix_that_was_cached_without_one(attention):
+    """A system prompt cached before there was a handle, and copied for each conversation; padding in it too."""
+    model = build("llava_onevision")
+    inputs = tiny.inputs(model, 2)
+    inputs["position_ids"] = tiny.positions(model, inputs)
+    split = 5  # ahead of the first image; in the second row all padding
+    cache = transformers.DynamicCache(config=model.config)
+    start = {name: inputs[name][:, :split] for name in ("input_ids", "attention_mask", "position_ids")}
+    rest = {**inputs, "attention_mask": inputs["attention_mask"]}
+    rest |= {name: inputs[name][:, split:] for name in ("input_ids", "position_ids")}
+    model(**start, past_key_values=cache)
+    expected, _, _ = oracle.masked_logits(model, inputs, LAYER, CONFIG, 1)
+    with pact_ext.apply(model, CONFIG, attention=attention):
+        for own in (copy.deepcopy(cache), cache):
+            logits = model(**rest, past_key_values=own).logits[:, -1]
+            assert (logits - expected[:, 0]).abs().max() < 1e-12
+
+
+@ATTENTION
+def test_a_copy_of_a_reduced_cache_goes_its_own_way(attention):
+    model = build("llava")
+    inputs = tiny.inputs(model, 2)
+    tokens = torch.randint(tiny.WORDS.start, tiny.WORDS.stop, (2, STEPS))
+    with pact_ext.apply(model, CONFIG, attention=attention):
+        cache = model(**inputs, use_cache=True).past_key_values
+        copies = [copy.deepcopy(cache) for _ in range(2)]
+        mask = torch.nn.functional.pad(inputs["attention_mask"], (0, 3), value=1)
+        ids = tokens[:, :3]
+        a, b = (model(input_ids=ids, attention_mask=mask, past_key_values=c).logits for c in copies)
+        c = model(input_ids=ids, attention_mask=mask, past_key_values=cache).logits
+    assert torch.equal(a, b)
+    assert torch.equal(a, c)
+
+
+@ATTENTION
+@pytest.mark.parametrize("variant", ["llava", "qwen2_vl"])
+def test_interleaved_generations(variant, attention):
+    """Two prompts, one step of each in turn, on two caches: each as if it were alone."""
+    model = build(variant)
+    prompts = [tiny.inputs(model, 2, seed=seed) for seed in (0, 1)]
+    tokens = torch.randint(tiny.WORDS.start, tiny.WORDS.stop, (2, 3))
+    with pact_ext.apply(model, CONFIG, attention=attention):
+        alone = [greedy(model, inputs, transformers.DynamicCache(), tokens) for inputs in prompts]
+        caches = [transformers.DynamicCache() for _ in prompts]
+        mixed = [
+            [model(**p, position_ids=tiny.positions(model, p), past_key_values=c).logits[:, -1]]
+            for p, c in zip(prompts, caches, strict=True)
+        ]
+        for step in range(2):
+            for inputs, cache, logits in zip(prompts, caches, mixed, strict=True):
+                mask = torch.nn.functional.pad(inputs["attention_mask"], (0, step + 1), value=1)
+                last = tiny.positions(model, inputs).amax(-1, keepdim=True)
+                last = (last.amax(0, keepdim=True).expand_as(last) if last.ndim == 3 else last) + step + 1
+                ids = tokens[:, step : step + 1]
+                out = model(input_ids=ids, attention_mask=mask, position_ids=last, past_key_values=cache)
+                logits.append(out.logits[:, -1])
+    for expected, logits in zip(alone, mixed, strict=True):
+        assert torch.equal(torch.stack(logits, dim=1), expected)
+
+
+def test_rows_of_a_reduced_cache_can_be_reordered_repeated_and_selected():
+    model = build("llava")
+    inputs = tiny.inputs(model, 2)  # rows of different lengths, so that a mixed-up row shows
+    tokens = torch.tensor([[5], [6]])
+    mask = torch.nn.functional.pad(inputs["attention_mask"], (0, 1), value=1)
+    position = inputs["attention_mask"].sum(1, keepdim=True)
+
+    def step(cache, rows):
+        given = {"input_ids": tokens[rows], "attention_mask": mask[rows], "position_ids": position[rows]}
+        return model(**given, past_key_values=cache).logits
+
+    with pact_ext.apply(model, CONFIG):
+        cache = model(**inputs, position_ids=tiny.positions(model, inputs), use_cache=True).past_key_values
+        expected = step(copy.deepcopy(cache), [0, 1])
+        for change, rows in (
+            (lambda c: c.reorder_cache(torch.tensor([1, 0])), [1, 0]),
+            (lambda c: c.batch_repeat_interleave(2), [0, 0, 1, 1]),
+            (lambda c: c.batch_select_indices(torch.tensor([1])), [1]),
+        ):
+            changed = copy.deepcopy(cache)
+            change(changed)
+            assert (step(changed, rows) - expected[rows]).abs().max() < 1e-12
+
+
+def test_cropping():
+    model = build("llava")
+    inputs = tiny.inputs(model, 1)
+    tail = 8  # text after the last image
+    major = int(transformers.__version__.split(".")[0])
+    with pact_ext.apply(model, CONFIG):
+        cache = model(**inputs, use_cache=True).past_key_values
+        length = int(cache.get_seq_length())
+        assert length == inputs["input_ids"].shape[1]
+        columns = cache.layers[-1].keys.shape[-2]
+        cache.crop(length - 3 if major < 5 else -3)
+        assert cache.get_seq_length() == length - 3
+        assert [layer.keys.shape[-2] for layer in cache.layers] == 3 * [length - 3] + 3 * [columns - 3]
+        again = model(
+            input_ids=inputs["input_ids"][:, -3:],
+            attention_mask=inputs["attention_mask"],
+            past_key_values=cache,
+        ).logits[:, -1]
+        assert (again - model(**inputs).logits[:, -1]).abs().max() < 1e-12
+        with pytest.raises(RuntimeError, match=f"at most the {tail} tokens after them"):
+            cache.crop(-tail - 1)
+
+
+@pytest.mark.parametrize("attention", ["fused", "dense"])
+def test_compiled(attention):
+    """Graph breaks are allowed; other numbers are not."""
+    model = tiny.build("llava_onevision", dtype=torch.float32, layers=4)
+    inputs = tiny.inputs(model, 2)
+    with pact_ext.apply(model, CONFIG, attention=attention):
+        expected, tokens = tiny.generate(model, inputs, 3)
+        torch.compiler.reset()
+        compiled = torch.compile(model, backend="eager")
+        with torch.no_grad():
+            logits = greedy(compiled, inputs, transformers.DynamicCache(config=model.config), tokens)
+    torch.compiler.reset()
+    assert (logits - expected).abs().max() < 1e-5
+
+
+def test_spread_by_accelerate():
+    accelerate = pytest.importorskip("accelerate", reason="spreading a model needs accelerate")
+    model = tiny.build("llava_onevision")
+    inputs = tiny.inputs(model, 2)
+    with pact_ext.apply(model, CONFIG):
+        expected, tokens = tiny.generate(model, inputs, STEPS)
+    layers = {f"model.language_model.layers.{i}": "cpu" for i in range(6)}
+    rest = ("model.vision_tower", "model.multi_modal_projector", "lm_head")
+    rest += ("model.language_model.embed_tokens", "model.language_model.norm", "model.language_model.rotary_emb")
+    accelerate.dispatch_model(model, layers | dict.fromkeys(rest, "cpu"), main_device="cpu", force_hooks=True)
+    with pact_ext.apply(model, CONFIG):
+        logits, same = tiny.generate(model, inputs, STEPS)
+    assert torch.equal(same, tokens)
+    assert torch.equal(logits, expected)
