@@ -14,6 +14,8 @@
 #   make gpu           all three
 PYTHON ?= python3
 TORCH ?= 2.13.0
+TRANSFORMERS ?= 5.23.0
+TRANSFORMERS_4 ?= 4.57.6
 ARGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
@@ -27,8 +29,10 @@ KERNEL_TESTS := tests/test_emulator.py $(foreach kernel,euti gram segment_mean s
 demo: $(VENV)/built
 	$(BIN)/pact-ext show "$$($(BIN)/python -c 'from matplotlib import cbook; print(cbook.get_sample_data("grace_hopper.jpg", asfileobj=False))')" --output pact-show.png
 
-test: $(VENV)/built
+# The models run under both majors of transformers.
+test: $(VENV)/built $(VENV)/transformers-4
 	$(BIN)/python -m pytest $(ARGS)
+	$(if $(ARGS),,PYTHONPATH=$(VENV)/transformers-4 $(BIN)/python -m pytest tests/models)
 
 bench: $(VENV)/built
 	$(BIN)/python -m bench $(ARGS)
@@ -108,7 +112,13 @@ $(VENV)/torch:
 
 $(VENV)/packages: $(VENV)/torch pyproject.toml
 	@echo "Installing what building, testing and the demo need"
-	@$(BIN)/pip install -q "setuptools>=77" cmake ninja pytest pytest-benchmark hypothesis numpy pybind11 pillow matplotlib tqdm
+	@$(BIN)/pip install -q "setuptools>=77" cmake ninja pytest pytest-benchmark hypothesis numpy pybind11 pillow matplotlib tqdm \
+	  transformers==$(TRANSFORMERS) accelerate
+	@touch $@
+
+# The other major, in a folder of its own that goes on PYTHONPATH.
+$(VENV)/transformers-4: $(VENV)/packages
+	@$(BIN)/pip install -q --upgrade --target $@ transformers==$(TRANSFORMERS_4)
 	@touch $@
 
 $(VENV)/built: $(VENV)/packages $(SOURCES)

@@ -23,11 +23,10 @@ class Plan:
     """What a handle does in every call.
 
     Attributes:
-        owner: the handle.
+        core: the model without its head.
         fused: log sizes travel in extra channels of the heads, not in a dense mask.
     """
 
-    owner: weakref.ref
     core: nn.Module
     family: Family
     config: PactConfig
@@ -40,6 +39,7 @@ class Pass:
     """One call.
 
     Attributes:
+        owner: the handle, to which the cache will belong.
         given: the arguments of the call, by name.
         position_ids: what the decoder got.
         compaction: what this call reduced, None for a call without visual tokens.
@@ -50,6 +50,7 @@ class Pass:
     """
 
     plan: Plan
+    owner: weakref.ref
     given: dict
     position_ids: Tensor | None = None
     compaction: Compaction | None = None
@@ -76,7 +77,7 @@ class Pass:
             return hidden
         if columns is None:
             earlier, earlier_plain = self._unreduced(hidden, 0, past)
-            columns = Columns(plan.owner, plan.config.layer, earlier.to(new), 0, 0, earlier_plain)
+            columns = Columns(self.owner, plan.config.layer, earlier.to(new), 0, 0, earlier_plain)
             if cache is not None:
                 mark_reduced(cache, columns)
         start = columns.count
@@ -99,7 +100,7 @@ class Pass:
         columns = columns_of(cache)
         if columns is None:
             return None
-        if columns.owner() is not self.plan.owner():
+        if columns.owner() is not self.owner():
             raise RuntimeError("pact_ext: this cache was reduced by another handle; only that one can continue it")
         seen = cache.get_seq_length(columns.first)
         if isinstance(seen, int) and seen != columns.count + columns.removed:

@@ -27,8 +27,6 @@ from .interface import PREFIX, Switched, choose
 from .prompt import arguments
 from .report import Report, Stopwatch
 
-_applied: weakref.WeakSet[nn.Module] = weakref.WeakSet()
-
 
 class Handle:
     """A model with its visual tokens reduced, until `remove`; also a context manager.
@@ -41,11 +39,11 @@ class Handle:
     """
 
     def __init__(self, model: nn.Module, config: PactConfig, per_image: bool, attention: str) -> None:
-        core = getattr(model, "base_model", model)
+        core = model.model if hasattr(getattr(model, "model", None), "language_model") else model
         family = _family(core)
         decoder = family.decoder(core)
         _check_layers(decoder, family.first_layer(core), config.layer)
-        if core in _applied:
+        if any(isinstance(getattr(hook, "__self__", None), Handle) for hook in decoder._forward_pre_hooks.values()):
             raise RuntimeError("pact_ext.apply: this model is reduced already; remove() that handle first")
         implementation = choose(decoder.config._attn_implementation, attention)
         fused = implementation.startswith(PREFIX)
@@ -53,8 +51,8 @@ class Handle:
         self.model, self.config = model, config
         self.last: list[Reduction | None] = []
         self.active = True
-        self._core, self._decoder, self._layers = core, decoder, decoder.layers
-        self._plan = Plan(weakref.ref(self), core, family, config, per_image, fused)
+        self._decoder, self._layers = decoder, decoder.layers
+        self._plan = Plan(core, family, config, per_image, fused)
         self._report: tuple[Report, Stopwatch] | None = None
         self._passes: dict[int, Pass] = {}  # by thread
         self._switched = Switched(decoder.config, implementation)
@@ -67,7 +65,6 @@ class Handle:
         ]
         for layer in decoder.layers[config.layer + 1 :]:
             self._hooks.append(layer.register_forward_pre_hook(self._before_later_layer, with_kwargs=True))
-        _applied.add(core)
 
     def remove(self) -> None:
         """Give the model back as it was. Caches reduced so far can no longer be continued. Twice is once."""
@@ -75,7 +72,6 @@ class Handle:
             for hook in self._hooks:
                 hook.remove()
             self._switched.undo()
-            _applied.discard(self._core)
             self.active = False
 
     def __enter__(self) -> Handle:
@@ -117,7 +113,7 @@ class Handle:
             raise RuntimeError(
                 "pact_ext: input_ids must be given, to tell visual tokens from text; this call has only inputs_embeds"
             )
-        self._passes[threading.get_ident()] = Pass(self._plan, given)
+        self._passes[threading.get_ident()] = Pass(self._plan, weakref.ref(self), given)
 
     @torch.compiler.disable
     def _after_core(self, module: nn.Module, args: tuple, output) -> None:

@@ -127,7 +127,8 @@ class Switched:
     def undo(self) -> None:
         if not self.changes:
             return
-        self._users[id(self.config)] -= 1
-        if not self._users[id(self.config)]:
-            del self._users[id(self.config)]
+        others = self._users.pop(id(self.config), 1) - 1
+        if others:
+            self._users[id(self.config)] = others
+        else:
             self.config._attn_implementation = self.name.removeprefix(PREFIX)

@@ -1,4 +1,4 @@
-"""A reduced model computes what a full-length model that only masks computes; keeping all tokens, what it always did."""
+"""A reduced model computes what a full-length one that only masks computes; keeping all tokens, what it always did."""
 
 from __future__ import annotations
 

@@ -1,0 +1,115 @@
+"""Which attention a reduced model runs: the fused route without a dense mask, and FlashAttention's by its own name."""
+
+from __future__ import annotations
+
+import sys
+import types
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+pytest.importorskip("transformers", minversion="4.57", reason="the tests of models need transformers")
+
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+import pact_ext
+from models import oracle, tiny
+from pact_ext import PactConfig
+from pact_ext.models import interface
+
+LAYER, LAYERS, STEPS = 3, 6, 4
+CONFIG = PactConfig(prune_ratio=0.3, dc=0.25, layer=LAYER)
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """Counts the fused calls, and the queries of every dense mask."""
+    seen = {"fused": 0, "masks": []}
+
+    def fused(*args, **kwargs):
+        seen["fused"] += 1
+        return pact_ext.attention.proportional_attention(*args, **kwargs)
+
+    def mask(log_sizes, queries, *args, **kwargs):
+        seen["masks"].append(queries)
+        return pact_ext.attention.dense_mask(log_sizes, queries, *args, **kwargs)
+
+    monkeypatch.setattr(interface, "proportional_attention", fused)
+    monkeypatch.setattr(interface, "dense_mask", mask)
+    return seen
+
+
+@pytest.mark.parametrize("implementation", ["sdpa", "eager"])
+def test_the_route_that_is_chosen(implementation, calls):
+    model = tiny.build("llava", attn_implementation=implementation, dtype=torch.float32)
+    inputs = tiny.inputs(model, 2)
+    with pact_ext.apply(model, CONFIG):
+        name = model.get_decoder().config._attn_implementation
+        tiny.generate(model, inputs, STEPS)
+    if implementation == "eager":
+        assert name == "eager"
+        assert calls == {"fused": 0, "masks": []}  # the mask is made once a call, by the pass itself
+    else:
+        assert name == "pact_sdpa"
+        assert calls["fused"] == LAYERS - LAYER  # the prompt in every layer from the reduction on
+        assert calls["masks"] == (STEPS - 1) * [1]  # one row a step, shared by the layers
+
+
+def test_nothing_to_weigh_takes_the_stock_route(calls):
+    model = tiny.build("llava")
+    with pact_ext.apply(model, PactConfig(cluster=False, prune_ratio=0.0, layer=LAYER)):
+        tiny.generate(model, tiny.inputs(model, 1), STEPS)
+    assert calls == {"fused": 0, "masks": []}
+
+
+def flash_attn_func(q, k, v, *, softmax_scale, causal):
+    n, queries = k.shape[1], q.shape[1]
+    mask = torch.ones(queries, n, dtype=torch.bool).tril(n - queries) if causal else None
+    q, k, v = (x.transpose(1, 2) for x in (q, k, v))
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=softmax_scale, enable_gqa=True).transpose(1, 2)
+
+
+@pytest.fixture
+def flash(monkeypatch):
+    """Stand-ins for the flash-attn package and for transformers' integration of it: both need a card."""
+    names = []
+
+    def integration(module, query, key, value, attention_mask, scaling=None, **kwargs):
+        names.append(module.config._attn_implementation)
+        n, queries = key.shape[2], query.shape[2]
+        mask = torch.ones(queries, n, dtype=torch.bool).tril(n - queries)
+        if attention_mask is not None:  # [B, n], as FlashAttention gets it
+            mask = mask & attention_mask[:, None, None].bool() | torch.eye(n, dtype=torch.bool)[-queries:]
+        out = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scaling, enable_gqa=True)
+        return out.transpose(1, 2).contiguous(), None
+
+    monkeypatch.setitem(sys.modules, "flash_attn", types.SimpleNamespace(flash_attn_func=flash_attn_func))
+    monkeypatch.setitem(ALL_ATTENTION_FUNCTIONS, "flash_attention_2", integration)
+    return names
+
+
+@pytest.mark.parametrize("variant", ["llava", "llava_onevision", "qwen2_vl", "qwen3_vl"])
+@pytest.mark.parametrize("batch", [1, 2])
+def test_flash_attention(variant, batch, flash, calls):
+    model = tiny.build(variant)
+    inputs = tiny.inputs(model, batch)
+    expected, tokens, _ = oracle.masked_logits(model, inputs, LAYER, CONFIG, STEPS)
+    model.get_decoder().config._attn_implementation = "flash_attention_2"
+    with pact_ext.apply(model, CONFIG):
+        assert model.get_decoder().config._attn_implementation == "pact_flash_attention_2"
+        logits, same = tiny.generate(model, inputs, STEPS)
+    assert model.get_decoder().config._attn_implementation == "flash_attention_2"
+    assert torch.equal(same, tokens)
+    assert (logits - expected).abs().max() < 1e-12
+    assert calls["fused"] == LAYERS - LAYER
+    assert len(flash) == STEPS * LAYER  # the layers before the reduction, in every step
+    assert set(flash) == {"flash_attention_2"}
+
+
+def test_masks_of_the_registered_names_are_those_they_stand_in_for(flash):
+    for base in interface.FUSED:
+        name = interface.choose(base, "fused")
+        assert ALL_MASK_ATTENTION_FUNCTIONS[name] is ALL_MASK_ATTENTION_FUNCTIONS[base]
+        assert interface.choose(name, "fused") == name
