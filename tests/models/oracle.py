@@ -236,7 +236,7 @@ def masked_logits(
         if "mm_token_type_ids" in inputs:
             types = inputs["mm_token_type_ids"]
             whole["mm_token_type_ids"] = torch.nn.functional.pad(types, (0, ids.shape[1] - types.shape[1]))
-        if "image_grid_thw" not in inputs:  # what `generate` does; by itself a forward counts the padding too
+        if not tiny.has_grids(inputs):  # what `generate` does; by itself a forward counts the padding too
             whole["position_ids"] = tiny.positions(model, whole)
         with masking.hooks(mask), _own_positions(model):
             logits.append(model(**whole, use_cache=False).logits[:, -1])

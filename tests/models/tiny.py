@@ -255,10 +255,15 @@ def more(
     return whole, turn
 
 
+def has_grids(inputs: dict[str, Tensor]) -> bool:
+    """Whether positions have three axes."""
+    return "image_grid_thw" in inputs or "video_grid_thw" in inputs
+
+
 def positions(model, inputs: dict[str, Tensor]) -> Tensor:
     """Position ids as `generate` counts them, padding left out: ``[B, N]``, for Qwen with images ``[3, B, N]``."""
-    if "image_grid_thw" in inputs:
-        names = ("input_ids", "attention_mask", "image_grid_thw", "mm_token_type_ids")
+    if has_grids(inputs):
+        names = ("input_ids", "attention_mask", "image_grid_thw", "video_grid_thw", "mm_token_type_ids")
         return model.model.get_rope_index(**{name: inputs[name] for name in names if name in inputs})[0]
     mask = inputs["attention_mask"]
     return (mask.cumsum(-1) - 1).masked_fill(mask == 0, 0)
