@@ -40,6 +40,11 @@ class Columns:
     def count(self) -> int:
         return self.log_sizes.shape[1]
 
+    @property
+    def seen(self) -> int:
+        """The tokens behind them."""
+        return self.count + self.removed
+
     def append(self, log_sizes: Tensor, plain: bool, tokens: int, tail: int | None) -> None:
         """The columns that `tokens` more tokens became; `tail` of them follow the last reduced one, None is all."""
         new = log_sizes.shape[1]

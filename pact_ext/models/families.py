@@ -101,9 +101,8 @@ class Llava(Family, model_type="llava"):
         vision, pixels = core.config.vision_config, given["pixel_values"]
         sizes = given.get("image_sizes")
         sizes = len(pixels) * [pixels.shape[-2:]] if sizes is None else torch.as_tensor(sizes).tolist()
-        first = int(
-            core.config.vision_feature_select_strategy == "full" and "clip_" in vision.model_type
-        )  # class token
+        full = core.config.vision_feature_select_strategy == "full"
+        first = int(full and "clip_" in vision.model_type)  # after the class token
         grids = [(height // vision.patch_size, width // vision.patch_size) for height, width in sizes]
         return [ImageTokens(first + rows * columns, rows, columns, first) for rows, columns in grids]
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ..attention import dense_mask
 from ..config import PactConfig
-from .cache import Columns, columns_of, key_width, mark_reduced
+from .cache import Columns, columns_of, is_preallocated, key_width, mark_reduced
 from .compaction import Compaction, compact
 from .families import Family
 from .interface import KeyBias
@@ -63,9 +63,11 @@ class Pass:
         """Input of the reduction layer: reduces it, and prepares the mask and the rotary embedding from there on."""
         plan, cache = self.plan, kwargs.get("past_key_values")
         columns = self._cached(cache)
-        past = 0 if cache is None else int(cache.get_seq_length(plan.config.layer))
-        tokens = hidden.shape[1]
-        if brings_images(plan.family, self.given):
+        images = brings_images(plan.family, self.given)
+        if columns is None and not images:
+            return hidden
+        past, tokens = self._seen(columns, cache), hidden.shape[1]
+        if images:
             self._compact(layer, hidden, past, kwargs["position_embeddings"])
         if self.compaction is not None:
             hidden = self.compaction.hidden
@@ -102,13 +104,20 @@ class Pass:
             return None
         if columns.owner() is not self.owner():
             raise RuntimeError("pact_ext: this cache was reduced by another handle; only that one can continue it")
-        seen = cache.get_seq_length(columns.first)
-        if isinstance(seen, int) and seen != columns.count + columns.removed:
+        # A static cache has its length on the device, and asking would wait for it.
+        seen = columns.seen if is_preallocated(cache) else cache.get_seq_length(columns.first)
+        if seen != columns.seen:
             raise RuntimeError(
                 f"pact_ext: this cache holds {seen - columns.removed} columns behind the reduction where "
                 f"{columns.count} were written; change it through its own methods, not layer by layer"
             )
         return columns
+
+    def _seen(self, columns: Columns | None, cache) -> int:
+        """How many tokens came before this call."""
+        if columns is not None:
+            return columns.seen
+        return 0 if cache is None else int(cache.get_seq_length(self.plan.config.layer))
 
     def _compact(self, layer: nn.Module, hidden: Tensor, past: int, rotary: tuple[Tensor, Tensor]) -> None:
         plan = self.plan

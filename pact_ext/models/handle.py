@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from ..config import PactConfig
 from ..reduction import Reduction
 from .cache import is_preallocated
-from .families import FAMILIES, Family
+from .families import family_of
 from .forward import Pass, Plan
 from .interface import PREFIX, Switched, choose
 from .prompt import arguments
@@ -40,7 +40,7 @@ class Handle:
 
     def __init__(self, model: nn.Module, config: PactConfig, per_image: bool, attention: str) -> None:
         core = model.model if hasattr(getattr(model, "model", None), "language_model") else model
-        family = _family(core)
+        family = family_of(core, "pact_ext.apply")
         decoder = family.decoder(core)
         _check_layers(decoder, family.first_layer(core), config.layer)
         if any(isinstance(getattr(hook, "__self__", None), Handle) for hook in decoder._forward_pre_hooks.values()):
@@ -156,16 +156,6 @@ class Handle:
             cache_bytes_saved=saved,
             seconds=None,
         )
-
-
-def _family(core: nn.Module) -> Family:
-    model_type = getattr(getattr(core, "config", None), "model_type", None)
-    if model_type not in FAMILIES:
-        raise ValueError(
-            f"pact_ext.apply: model must be of a known family ({', '.join(sorted(FAMILIES))}), got "
-            f"{type(core).__name__} of type {model_type!r}"
-        )
-    return FAMILIES[model_type]
 
 
 def _check_layers(decoder: nn.Module, first: int, layer: int) -> None:

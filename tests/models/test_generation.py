@@ -271,7 +271,7 @@ def test_compiled(attention):
 
 def test_spread_by_accelerate():
     accelerate = pytest.importorskip("accelerate", reason="spreading a model needs accelerate")
-    model = tiny.build("llava_onevision")
+    model = tiny.build("internvl")
     inputs = tiny.inputs(model, 2)
     with pact_ext.apply(model, CONFIG):
         expected, tokens = tiny.generate(model, inputs, STEPS)
