@@ -58,7 +58,7 @@ def machine_facts() -> dict[str, Any]:
     }
 
 
-def _timing(seconds: list[float]) -> dict[str, float | int]:
+def timing_of(seconds: list[float]) -> dict[str, float | int]:
     milliseconds = [1e3 * s for s in seconds]
     return {
         "median_ms": statistics.median(milliseconds),
@@ -92,7 +92,7 @@ def make_record(facts: dict[str, Any], benchmarks: list[dict], memory: Mapping[C
                 **case._asdict(),
                 "d": model_shape(case.dk)[0],
                 "centers": centers.get(case),
-                "timings": {name: _timing(data) for name, data in by_name.items()},
+                "timings": {name: timing_of(data) for name, data in by_name.items()},
                 "memory_mib": memory.get(case, {}),
             }
             for case, by_name in sorted(seconds.items(), key=lambda item: _order(item[0]))

@@ -29,7 +29,7 @@ def ratio(entry: Entry, above: str, below: str) -> float | None:
     return None if numerator is None or denominator is None else numerator / denominator
 
 
-def _number(value: float | None) -> str:
+def number(value: float | None) -> str:
     """Three significant digits, never an exponent."""
     if value is None:
         return NOTHING
@@ -53,7 +53,7 @@ def _memory(name: str) -> Callable[[Entry], str]:
 
 
 def _ratio(above: str, below: str) -> Callable[[Entry], str]:
-    return lambda entry: _number(ratio(entry, above, below))
+    return lambda entry: number(ratio(entry, above, below))
 
 
 COLUMNS: dict[str, Callable[[Entry], str]] = {
@@ -61,8 +61,8 @@ COLUMNS: dict[str, Callable[[Entry], str]] = {
     "n": lambda entry: str(entry["n"]),
     "dk": lambda entry: str(entry["dk"]),
     "centers": lambda entry: NOTHING if entry["centers"] is None else str(entry["centers"]),
-    "f32 ms": lambda entry: _number(median(entry, "ours float32")),
-    "bf16 ms": lambda entry: _number(median(entry, "ours bfloat16")),
+    "f32 ms": lambda entry: number(median(entry, "ours float32")),
+    "bf16 ms": lambda entry: number(median(entry, "ours bfloat16")),
     "bf16/f32": _ratio("ours bfloat16", "ours float32"),
     "f32/mm": _ratio("ours float32", "mm float32"),
     "bf16/mm": _ratio("ours bfloat16", "mm bfloat16"),
@@ -86,7 +86,7 @@ def rows(record: dict) -> list[dict[str, str]]:
     return [{title: cell(entry) for title, cell in COLUMNS.items()} for entry in record["cases"]]
 
 
-def _facts(record: dict) -> str:
+def facts_line(record: dict) -> str:
     facts = record["facts"]
     commit = NOTHING if facts["commit"] is None else facts["commit"][:12] + " (changed)" * facts["changed_since_commit"]
     return (
@@ -120,7 +120,7 @@ def plain(record: dict) -> str:
     lines = [list(COLUMNS), *([*row.values()] for row in rows(record))]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     aligned = ["  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])]) for line in lines]
-    return "\n".join([_facts(record), "", *aligned, "", *NOTES, "", *reach(record)])
+    return "\n".join([facts_line(record), "", *aligned, "", *NOTES, "", *reach(record)])
 
 
 def markdown(record: dict) -> str:
@@ -128,4 +128,4 @@ def markdown(record: dict) -> str:
     head = ["| " + " | ".join(COLUMNS) + " |", "|---" + "|---:" * (len(COLUMNS) - 1) + "|"]
     body = ["| " + " | ".join(row.values()) + " |" for row in rows(record)]
     goals = [f"- {line}" for line in reach(record)]
-    return "\n".join([_facts(record), "", *head, *body, "", *NOTES, "", *goals, ""])
+    return "\n".join([facts_line(record), "", *head, *body, "", *NOTES, "", *goals, ""])

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from pact_ext import PRESETS, PactConfig, __version__, _library, cli, ops
-from pact_ext.cli.color import oklab
+from pact_ext.palette import oklab
 
 np = pytest.importorskip("numpy", reason="the show command needs the extra: pip install 'pact-ext[show]'")
 matplotlib = pytest.importorskip("matplotlib", reason="the show command needs the extra: pip install 'pact-ext[show]'")
@@ -26,6 +26,7 @@ from PIL import Image  # noqa: E402
 from pact_ext.cli import descriptors, figure, panels, photo, show, timing  # noqa: E402
 
 HOPPER = Path(cbook.get_sample_data("grace_hopper.jpg", asfileobj=False))
+COMMANDS = ("show", "layers", "bench-model", "info")
 PATCH, ROWS, COLUMNS = 14, 42, 36
 N = ROWS * COLUMNS
 
@@ -519,7 +520,7 @@ def test_info_tells_what_cuda_code_is_built_and_whether_it_fits(
 # --- Help and errors --------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["show", "--help"], ["info", "--help"]])
+@pytest.mark.parametrize("arguments", [["--help"], *([name, "--help"] for name in COMMANDS)])
 def test_help(capsys, arguments):
     with pytest.raises(SystemExit) as stopped:
         cli.main(arguments)
@@ -567,6 +568,9 @@ def test_version():
         (["show", HOPPER, "--patch", "3"], "--patch must be in 4 to 64 pixels, got 3"),
         (["show", HOPPER, "--max-side", "27"], "--max-side must be at least two patches, 28 pixels, got 27"),
         (["show", HOPPER, "--patch", "4"], "128 x 150 patches are more than 16384"),
+        (["show", HOPPER, "--model", "m", "--patch", "14"], "--patch must be left out with --model"),
+        (["show", HOPPER, "--model", "m", "--max-side", "99"], "--max-side must be left out with --model"),
+        (["show", HOPPER, "--prompt", "Why?"], "--prompt must be left out without --model"),
         (["show", HOPPER, "--output", "picture.jpg"], "--output must end in .png, got picture.jpg"),
         (["show", HOPPER, "--output", "no/such/folder.png"], "the folder of --output does not exist: no/such"),
     ],
@@ -636,9 +640,10 @@ def test_missing_extra(tmp_path, package):
 
 
 def test_info_and_help_need_no_extra():
-    blocked = "sys.modules.update(dict.fromkeys(['PIL', 'matplotlib', 'numpy']))"
+    blocked = "sys.modules.update(dict.fromkeys(['PIL', 'matplotlib', 'numpy', 'transformers', 'tqdm']))"
     assert command("info", code=blocked).returncode == 0
-    assert command("show", "--help", code=blocked).returncode == 0
+    for name in COMMANDS:
+        assert command(name, "--help", code=blocked).returncode == 0
 
 
 def test_library_that_does_not_load_is_one_line(capsys, monkeypatch):

@@ -15,8 +15,23 @@ SNIPPETS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 COMMANDS = [line for block in re.findall(r"```sh\n(.*?)```", README, re.DOTALL) for line in block.splitlines()]
 
 
+@pytest.fixture
+def without_a_hub(tmp_path, monkeypatch):
+    """A photograph in the working folder, and a tiny model of random weights by whatever name one is loaded."""
+    cbook, transformers = pytest.importorskip("matplotlib.cbook"), pytest.importorskip("transformers")
+    from models import checkpoints
+
+    shutil.copy(cbook.get_sample_data("grace_hopper.jpg", asfileobj=False), tmp_path / "photo.jpg")
+    folder = checkpoints.llava(tmp_path / "checkpoint")
+    for name in ("AutoModelForImageTextToText", "AutoProcessor"):
+        load = getattr(transformers, name).from_pretrained
+        redirected = lambda name, load=load, **arguments: load(folder, **arguments)  # noqa: E731
+        monkeypatch.setattr(getattr(transformers, name), "from_pretrained", redirected)
+    monkeypatch.chdir(tmp_path)
+
+
 @pytest.mark.parametrize("snippet", SNIPPETS, ids=lambda s: s.splitlines()[-1][:40])
-def test_snippet(snippet):
+def test_snippet(snippet, without_a_hub):
     exec(compile(snippet, "README.md", "exec"), {})
 
 
@@ -46,6 +61,12 @@ def pip(arguments, tmp_path, fresh_python):
 
 def pact_ext(arguments, tmp_path):
     cbook = pytest.importorskip("matplotlib.cbook")
+    if "--model" in arguments:
+        from models import checkpoints
+
+        arguments[arguments.index("--model") + 1] = str(checkpoints.llava(tmp_path / "checkpoint"))
+    if "--random" in arguments:
+        arguments[arguments.index("--random") + 1] = "tiny"
     shutil.copy(cbook.get_sample_data("grace_hopper.jpg", asfileobj=False), tmp_path / "photo.jpg")
     out = run(sys.executable, "-m", "pact_ext.cli", *arguments, cwd=tmp_path)
     assert out

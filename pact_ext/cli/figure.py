@@ -16,13 +16,13 @@ from PIL import Image
 from torch import Tensor
 
 from ..config import PactConfig
-from .panels import DISCARDED, Panels
+from ..palette import BORDER, DISCARDED, HATCH
+from .panels import Panels
 
 DPI = 100
 MARGIN, GAP, TITLE, KEY, FOOT = 20, 28, 48, 60, 30  # pixels
 COLUMN, TALLEST = 424, 600  # a column's width; the height that a panel is fitted to
 INK, SUBTLE = "#1a1a1a", "#555555"
-HATCH, BORDER = 0.6, 0.2  # greys
 
 
 @dataclass(frozen=True)

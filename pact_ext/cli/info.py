@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import platform
 
@@ -9,6 +10,18 @@ import torch
 
 from .. import _library
 from .._version import __version__
+
+
+def add_parser(commands) -> None:
+    parser = commands.add_parser(
+        "info",
+        help="versions, backends and instruction sets, for a bug report",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description="Prints the versions, platform, backends and CPU instruction sets in use.",
+        epilog="example:\n  pact-ext info --json",
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object (default: aligned text)")
+    parser.set_defaults(run=lambda arguments: run(arguments.json))
 
 
 def cuda_facts() -> dict | None:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 
+from .. import picture
 from .errors import CommandError
+from .opening import checked_picture
 
 
 @dataclass(frozen=True)
@@ -51,9 +52,27 @@ class Photo:
         return cells.permute(2, 0, 3, 1, 4).reshape(3, self.rows * p, self.columns * p)
 
 
+def check_output(image: Path, output: Path) -> None:
+    """Complain before any work about a PNG that could not be written, or would overwrite the photograph."""
+    try:
+        checked_picture(output)
+        if output.exists() and image.exists() and output.samefile(image):
+            raise CommandError(f"--output would overwrite the photograph {image}")
+    except OSError as error:  # a folder that may not be entered, a name that is too long
+        raise CommandError(f"{error.filename}: {error.strerror}") from None
+
+
+def opened(path: Path) -> Image.Image:
+    """An image file as upright RGB."""
+    try:
+        return picture.read(path)
+    except (FileNotFoundError, ValueError) as error:
+        raise CommandError(str(error)) from None
+
+
 def read(path: Path, patch: int, max_side: int) -> Photo:
     """Read an image, scale its longer side down to `max_side`, crop it around its centre to whole patches."""
-    image = _open(path)
+    image = opened(path)
     size = image.size
     shrink = min(1.0, max_side / max(size))
     if shrink < 1:
@@ -69,36 +88,3 @@ def read(path: Path, patch: int, max_side: int) -> Photo:
     image = image.crop((left, top, left + columns * patch, top + rows * patch))
     pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 255
     return Photo(pixels.contiguous(), patch, size, shrink < 1)
-
-
-def _open(path: Path) -> Image.Image:
-    try:
-        with warnings.catch_warnings():
-            # A large photograph is scaled down, and is no reason to warn; far larger ones Pillow refuses itself.
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(path) as image:
-                upright = ImageOps.exif_transpose(image)
-    except FileNotFoundError:
-        raise CommandError(f"there is no file {path}") from None
-    except UnidentifiedImageError:
-        raise CommandError(f"{path} is not an image that Pillow can read") from None
-    except Exception as error:  # a damaged file makes decoders raise almost anything
-        raise CommandError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from None
-    try:
-        return _to_rgb(upright)
-    except ValueError as error:
-        raise CommandError(f"{path} cannot be read: {error}") from None
-
-
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode == "F" or image.mode.startswith("I"):
-        # More than 8 bits have no fixed white: the image's own range is stretched to black and white.
-        values = np.array(image, dtype=np.float64)
-        if not np.isfinite(values).all():
-            raise ValueError("it holds NaN or Inf")
-        low, high = values.min(), values.max()
-        image = Image.fromarray(np.uint8(np.round((values - low) * (255 / max(high - low, 1e-12)))))
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return image.convert("RGB")

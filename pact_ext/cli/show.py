@@ -14,8 +14,9 @@ from ..reduction import Reduction, reduce
 from ..reference import split
 from . import figure
 from .errors import CommandError
+from .opening import write
 from .panels import Panels, panels
-from .photo import Photo, read
+from .photo import Photo, check_output, read
 from .timing import RUNS, milliseconds
 from .tokens import Tokens
 
@@ -48,10 +49,11 @@ def shown(photo: Photo, config: PactConfig) -> Shown:
 
 def run(image: Path, output: Path, patch: int, max_side: int, config: PactConfig) -> str:
     """Write the picture; return the summary."""
-    try:
-        _check(image, output, patch, max_side)
-    except OSError as error:  # a folder that may not be entered, a name that is too long
-        raise CommandError(f"{error.filename}: {error.strerror}") from None
+    if not 4 <= patch <= 64:
+        raise CommandError(f"--patch must be in 4 to 64 pixels, got {patch}")
+    if max_side < 2 * patch:
+        raise CommandError(f"--max-side must be at least two patches, {2 * patch} pixels, got {max_side}")
+    check_output(image, output)
     photo = read(image, patch, max_side)
     if photo.rows * photo.columns > MOST_PATCHES:
         raise CommandError(
@@ -59,26 +61,8 @@ def run(image: Path, output: Path, patch: int, max_side: int, config: PactConfig
         )
     result = shown(photo, config)
     png = figure.render(result.panels, photo.patch, len(result.kept), config)
-    try:
-        output.write_bytes(png)
-    except OSError as error:
-        raise CommandError(f"{output} cannot be written: {error.strerror or error}") from None
+    write(output, png)
     return _summary(image, output, len(png), result, milliseconds(result.tokens, result.kept, result.reduction, config))
-
-
-def _check(image: Path, output: Path, patch: int, max_side: int) -> None:
-    if not 4 <= patch <= 64:
-        raise CommandError(f"--patch must be in 4 to 64 pixels, got {patch}")
-    if max_side < 2 * patch:
-        raise CommandError(f"--max-side must be at least two patches, {2 * patch} pixels, got {max_side}")
-    if output.suffix.lower() != ".png":
-        raise CommandError(f"--output must end in .png, got {output}")
-    if not output.parent.is_dir():
-        raise CommandError(f"the folder of --output does not exist: {output.parent}")
-    if output.is_dir():
-        raise CommandError(f"{output} cannot be written: it is a folder")
-    if output.exists() and image.exists() and output.samefile(image):
-        raise CommandError(f"--output would overwrite the photograph {image}")
 
 
 def _summary(image: Path, output: Path, size: int, result: Shown, times: dict[str, float]) -> str:

@@ -12,6 +12,12 @@ FAMILIES: dict[str, Family] = {}
 """Every known family, by the `model_type` of its configuration."""
 
 
+def core_of(model: nn.Module) -> nn.Module:
+    """A model without its head: what holds the language model and the vision tower."""
+    inner = getattr(model, "model", None)
+    return inner if hasattr(inner, "language_model") else model
+
+
 def family_of(core: nn.Module, caller: str) -> Family:
     """The family of a model without its head; `caller` is named in the error."""
     model_type = getattr(getattr(core, "config", None), "model_type", None)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from .families import ImageTokens, family_of
+from .families import ImageTokens, core_of, family_of
 from .prompt import read
 
 
@@ -38,7 +38,7 @@ def image_grid(model: nn.Module, inputs: Mapping, image: int = 0, row: int = 0) 
         ValueError: an unknown family, inputs without ids or pictures, a row or picture that is not there, or a prompt
             whose image tokens are not as many as its pictures have.
     """
-    core = getattr(model, "base_model", model)
+    core = core_of(model)
     family = family_of(core, "pact_ext.image_grid")
     if inputs.get("input_ids") is None:
         raise ValueError(f"pact_ext.image_grid: inputs must hold input_ids, got {_names(inputs)}")

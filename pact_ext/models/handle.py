@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from ..config import PactConfig
 from ..reduction import Reduction
 from .cache import is_preallocated
-from .families import family_of
+from .families import core_of, family_of
 from .forward import Pass, Plan
 from .interface import PREFIX, Switched, choose
 from .prompt import arguments
@@ -39,7 +39,7 @@ class Handle:
     """
 
     def __init__(self, model: nn.Module, config: PactConfig, per_image: bool, attention: str) -> None:
-        core = model.model if hasattr(getattr(model, "model", None), "language_model") else model
+        core = core_of(model)
         family = family_of(core, "pact_ext.apply")
         decoder = family.decoder(core)
         _check_layers(decoder, family.first_layer(core), config.layer)

@@ -1,0 +1,119 @@
+"""What the commands that run a model share: their options, and opening what those name."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..config import PRESETS, PactConfig
+from .errors import CommandError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+    from transformers import PreTrainedModel, ProcessorMixin
+
+PROMPT = "Describe the image."
+
+
+def add_model_options(parser: argparse.ArgumentParser, *, required: bool) -> None:
+    """--model, --prompt, --device and --dtype."""
+    parser.add_argument(
+        "--model",
+        metavar="NAME_OR_PATH",
+        required=required,
+        help="a vision-language model: a folder, or a name on the Hugging Face hub",
+    )
+    parser.add_argument("--prompt", metavar="TEXT", help=f'what the model is asked (default: "{PROMPT}")')
+    add_device_options(parser)
+
+
+def add_device_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--device", metavar="NAME", help="cpu, cuda or cuda:N (default: the first card, else the CPU)")
+    parser.add_argument(
+        "--dtype", metavar="NAME", help="bfloat16, float16 or float32 (default: bfloat16 on a card, float32 on the CPU)"
+    )
+
+
+def add_config_option(parser: argparse.ArgumentParser, default: str) -> None:
+    presets = ", ".join(sorted(PRESETS))
+    parser.add_argument("--config", metavar="NAME", help=f"published parameters: {presets} (default: {default})")
+
+
+@contextlib.contextmanager
+def mendable() -> Iterator[None]:
+    """What the library says about a name, a device or a value is the user's to mend."""
+    try:
+        yield
+    except ValueError as error:
+        raise CommandError(re.sub(r"^(pact_ext[\w.]*|PactConfig): ", "", str(error))) from None
+
+
+def opened(
+    name: str, device: str | None, dtype: str | None, attn_implementation: str | None = None
+) -> tuple[PreTrainedModel, ProcessorMixin]:
+    """A model and its processor. What transformers has to say meanwhile is left out; bars show on a terminal."""
+    from ..models.loading import load
+
+    hush()
+    with mendable():
+        return load(name, device=device, dtype=dtype, attn_implementation=attn_implementation)
+
+
+def hush() -> None:
+    """Only errors of transformers and of the hub reach stderr. Without them, does nothing."""
+    try:
+        from huggingface_hub.utils import disable_progress_bars
+        from huggingface_hub.utils import logging as hub
+        from transformers import logging
+    except ImportError:
+        return
+    logging.set_verbosity_error()
+    hub.set_verbosity_error()
+    if not sys.stderr.isatty():
+        logging.disable_progress_bar()
+        disable_progress_bars()
+
+
+def pictures(paths: Sequence[Path]) -> list[Image]:
+    """Image files, upright and RGB."""
+    from .photo import opened as picture
+
+    return [picture(path) for path in paths]
+
+
+def preset(name: str | None, model: str | None = None, **changes) -> PactConfig:
+    """A preset by name, else the one that fits a model, with the changes that are not None."""
+    with mendable():
+        if name is None and model is not None:
+            from ..models.loading import preset_for
+
+            hush()
+            name = preset_for(model)
+        given = {key: value for key, value in changes.items() if value is not None}
+        return PactConfig.preset(name or "llava-onevision-7b", **given)
+
+
+def checked_picture(output: Path) -> None:
+    """Complain before an hour's work about a PNG that could not be written."""
+    if output.suffix.lower() != ".png":
+        raise CommandError(f"--output must end in .png, got {output}")
+    check_writable(output, "--output")
+
+
+def check_writable(output: Path, option: str) -> None:
+    if not output.parent.is_dir():
+        raise CommandError(f"the folder of {option} does not exist: {output.parent}")
+    if output.is_dir():
+        raise CommandError(f"{output} cannot be written: it is a folder")
+
+
+def write(output: Path, content: bytes) -> None:
+    try:
+        output.write_bytes(content)
+    except OSError as error:
+        raise CommandError(f"{output} cannot be written: {error.strerror or error}") from None
