@@ -11,6 +11,7 @@ from certificate import DISTANCE_MARGIN, check_clustering
 from data import DTYPES, awkward_strides, clustered, with_margins
 
 from pact_ext import _library, ops, reference
+from pact_ext.attention import proportional_attention
 
 
 def reason_to_skip():
@@ -323,3 +324,20 @@ def test_peak_memory_of_reduce(prune_ratio, dtype):
     before = torch.cuda.memory_allocated()
     ops.reduce(*tensors, **config)
     assert (torch.cuda.max_memory_allocated() - before - own) / MIB < 80
+
+
+@pytest.mark.parametrize("head_size", [64, 128])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_sizes_go_through_flash_attention(dtype, head_size):
+    """No other backend is allowed: the extra channels are what FlashAttention takes, grouped heads and all."""
+    n = 1000
+    query = torch.randn(2, 8, n, head_size, device="cuda", dtype=dtype)
+    key, value = (torch.randn(2, 2, n, head_size, device="cuda", dtype=dtype) for _ in range(2))
+    log_sizes = torch.randint(1, 300, (2, n), device="cuda").float().log()
+    log_sizes[1, :77] = -torch.inf
+    with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.FLASH_ATTENTION):
+        out = proportional_attention(query, key, value, log_sizes)
+    expected = proportional_attention(*(x.double().cpu() for x in (query, key, value, log_sizes)))
+    rounding = 4 * torch.finfo(dtype).eps  # of the weights and of the output, whose entries are below about 4
+    assert (out.double().cpu() - expected)[0].abs().max() < 4 * rounding
+    assert (out.double().cpu() - expected)[1, :, 77:].abs().max() < 4 * rounding
