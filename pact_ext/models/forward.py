@@ -136,8 +136,13 @@ class Pass:
         if isinstance(mask, Tensor) and mask.ndim == 2:
             mask = mask[:, past : past + tokens]
         present = None if tokens < 2 else presence(mask, past, tokens)
-        if present is None or present.shape[1] != tokens:
+        if present is None:
             return log_sizes, True
+        if present.shape[1] != tokens:
+            raise RuntimeError(
+                f"pact_ext: attention_mask must cover the {past} tokens before this call and its {tokens}, got "
+                f"{list(self.given['attention_mask'].shape)}"
+            )
         return log_sizes.masked_fill(~present.to(hidden.device), -torch.inf), False
 
     def _mask(self, columns: Columns, hidden: Tensor, cache) -> KeyBias | Tensor:

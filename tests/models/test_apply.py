@@ -207,6 +207,8 @@ def test_the_report_counts_what_is_there():
         assert report.cache_bytes + report.cache_bytes_saved == full
         assert report.tokens_in == inputs["input_ids"].shape[1]
         assert report.tokens_out == cache.layers[LAYER].keys.shape[-2]
+        left = inputs["attention_mask"].sum(1) - torch.tensor([r.n_in - r.n_out for r in handle.last])
+        assert report.tokens_out == left.max()  # the padding there was is not kept
         assert report.visual_in == (inputs["input_ids"] == tiny.IMAGE).sum(1).tolist()
         assert report.visual_out == [r.n_out for r in handle.last]
         before, after = sum(report.visual_in), sum(report.visual_out)

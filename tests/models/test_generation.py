@@ -18,6 +18,7 @@ from pact_ext import PactConfig
 
 LAYER, STEPS = 3, 6
 CONFIG = PactConfig(prune_ratio=0.3, dc=0.25, layer=LAYER)
+KEEP = PactConfig(cluster=False, prune_ratio=0.0, layer=LAYER)
 ATTENTION = pytest.mark.parametrize("attention", ["fused", "dense"])
 
 build = functools.cache(tiny.build)
@@ -46,6 +47,18 @@ def test_static_cache(variant, attention):
     with pact_ext.apply(model, CONFIG, attention=attention):
         expected, tokens = tiny.generate(model, inputs, STEPS)
         logits, same = tiny.generate(model, inputs, STEPS, cache_implementation="static")
+    assert torch.equal(same, tokens)
+    assert (logits - expected).abs().max() < 1e-12
+
+
+@ATTENTION
+def test_static_cache_with_nothing_reduced(attention):
+    model = build("llava_onevision")
+    inputs = tiny.inputs(model, 1)
+    expected, tokens = tiny.generate(model, inputs, STEPS, cache_implementation="static")
+    with pact_ext.apply(model, KEEP, attention=attention) as handle:
+        logits, same = tiny.generate(model, inputs, STEPS, cache_implementation="static")
+        assert handle.report().cache_bytes_saved == 0  # all of it is there from the start
     assert torch.equal(same, tokens)
     assert (logits - expected).abs().max() < 1e-12
 
@@ -147,7 +160,55 @@ def test_a_second_turn_with_an_image(variant, attention):
 
 
 @ATTENTION
-def test_an_image_after_a_prefix_that_was_cached_without_one(attention):
+@pytest.mark.parametrize("config", [CONFIG, KEEP], ids=["reduced", "kept"])
+def test_a_second_turn_with_padding_inside(config, attention):
+    """The second row says less in its second turn, so that its padding lies between two turns."""
+    model = build("llava")
+    inputs = tiny.inputs(model, 2)
+    if config is KEEP:  # and no other padding anywhere: two rows of one length
+        inputs = tiny.inputs(model, 2, text_only=True)
+        inputs = {name: inputs[name][:, -7:] for name in ("input_ids", "attention_mask")}
+        image = tiny.inputs(model, 1, seed=5)
+        start = int((image["input_ids"][0] == tiny.IMAGE).nonzero()[0])
+        picture = image["input_ids"][:, start : start + 25].expand(2, -1)
+        inputs["input_ids"] = torch.cat([inputs["input_ids"], picture, inputs["input_ids"][:, -3:]], dim=1)
+        inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
+        inputs["pixel_values"] = image["pixel_values"]
+    length = inputs["input_ids"].shape[1]
+    words = torch.randint(tiny.WORDS.start, tiny.WORDS.stop, (2, 6), generator=torch.Generator().manual_seed(2))
+    words[1, :4] = tiny.PAD
+    whole = {**inputs, "input_ids": torch.cat([inputs["input_ids"], words], dim=1)}
+    whole["attention_mask"] = torch.cat([inputs["attention_mask"], (words != tiny.PAD).long()], dim=1)
+    positions = tiny.positions(model, whole)
+    expected, _, _ = oracle.masked_logits(model, whole, LAYER, config, 1)
+    with pact_ext.apply(model, config, attention=attention):
+        cache = model(**inputs, position_ids=positions[:, :length], use_cache=True).past_key_values
+        turn = {"input_ids": words, "attention_mask": whole["attention_mask"], "position_ids": positions[:, length:]}
+        logits = model(**turn, past_key_values=cache).logits[:, -1]
+    assert (logits - expected[:, 0]).abs().max() < 1e-12
+
+
+@ATTENTION
+@pytest.mark.parametrize("layer", [0, LAYER])
+def test_a_loop_that_leaves_positions_to_the_model(layer, attention):
+    """Positions go on from the tokens seen, which a reduced cache has to remember."""
+    model = build("llava_onevision")
+    inputs = tiny.inputs(model, 1)
+    config = PactConfig(prune_ratio=0.3, dc=0.25, layer=layer)
+    expected, tokens, _ = oracle.masked_logits(model, inputs, layer, config, 4)
+    with pact_ext.apply(model, config, attention=attention):
+        out = model(**inputs, use_cache=True)
+        logits = [out.logits[:, -1]]
+        for step in range(3):
+            ids = tokens[:, step : step + 1]
+            logits.append(model(input_ids=ids, past_key_values=out.past_key_values).logits[:, -1])
+        assert out.past_key_values.get_seq_length() == inputs["input_ids"].shape[1] + 3
+    assert (torch.stack(logits, dim=1) - expected).abs().max() < 1e-12
+
+
+@ATTENTION
+@pytest.mark.parametrize("config", [CONFIG, KEEP], ids=["reduced", "kept"])
+def test_an_image_after_a_prefix_that_was_cached_without_one(config, attention):
     """A system prompt cached before there was a handle, and copied for each conversation; padding in it too."""
     model = build("llava_onevision")
     inputs = tiny.inputs(model, 2)
@@ -158,8 +219,8 @@ def test_an_image_after_a_prefix_that_was_cached_without_one(attention):
     rest = {**inputs, "attention_mask": inputs["attention_mask"]}
     rest |= {name: inputs[name][:, split:] for name in ("input_ids", "position_ids")}
     model(**start, past_key_values=cache)
-    expected, _, _ = oracle.masked_logits(model, inputs, LAYER, CONFIG, 1)
-    with pact_ext.apply(model, CONFIG, attention=attention):
+    expected, _, _ = oracle.masked_logits(model, inputs, LAYER, config, 1)
+    with pact_ext.apply(model, config, attention=attention):
         for own in (copy.deepcopy(cache), cache):
             logits = model(**rest, past_key_values=own).logits[:, -1]
             assert (logits - expected[:, 0]).abs().max() < 1e-12
@@ -252,6 +313,21 @@ def test_cropping():
         assert (again - model(**inputs).logits[:, -1]).abs().max() < 1e-12
         with pytest.raises(RuntimeError, match=f"at most the {tail} tokens after them"):
             cache.crop(-tail - 1)
+
+
+def test_cropping_stops_at_the_last_image_of_any_row():
+    model = build("llava")
+    inputs = tiny.inputs(model, 2)  # 8 words after the images of the first row, 6 after the second's
+    with pact_ext.apply(model, CONFIG, per_image=True):
+        out = model.generate(**inputs, max_new_tokens=3, return_dict_in_generate=True)
+        cache = out.past_key_values
+        with pytest.raises(RuntimeError, match="at most the 8 tokens after them"):  # 6 and two generated
+            cache.crop(-9)
+        _, turn = tiny.more(model, inputs, out.sequences[:, -3:], image=True)
+        model(**turn, past_key_values=cache)
+        with pytest.raises(RuntimeError, match="at most the 5 tokens after them"):  # those after the new image
+            cache.crop(-6)
+        cache.crop(-5)
 
 
 @pytest.mark.parametrize("attention", ["fused", "dense"])

@@ -226,6 +226,8 @@ def test_layers_that_cannot_be_reduced_at():
     model.get_decoder().config.layer_types = 4 * ["full_attention"] + 2 * ["sliding_attention"]
     with pytest.raises(ValueError, match="must have full attention, got .*'sliding_attention'"):
         pact_ext.apply(model, CONFIG)
+    model.get_decoder().config.layer_types = 3 * ["sliding_attention"] + 3 * ["full_attention"]
+    pact_ext.apply(model, CONFIG).remove()  # windows before the reduction are windows still
 
 
 def test_applying_twice():
@@ -265,12 +267,26 @@ def test_a_cache_outlives_its_handle_only_to_say_so():
     model = build("llava")
     inputs = tiny.inputs(model, 1)
     step = {"input_ids": torch.tensor([[5]]), "attention_mask": None}
-    with pact_ext.apply(model, CONFIG):
+    with pact_ext.apply(model, CONFIG) as handle:
         cache = model(**inputs, use_cache=True).past_key_values
+    with pytest.raises(RuntimeError, match="reduced by a handle that has been removed"):
+        model(**step, past_key_values=cache)
+    del handle
+    gc.collect()
     with pytest.raises(RuntimeError, match="reduced by a handle that has been removed"):
         model(**step, past_key_values=cache)
     with pact_ext.apply(model, CONFIG), pytest.raises(RuntimeError, match="handle that has been removed"):
         model(**step, past_key_values=cache)
+
+
+def test_a_mask_that_is_too_short():
+    model = build("llava")
+    inputs = tiny.inputs(model, 1)
+    with pact_ext.apply(model, CONFIG):
+        cache = model(**inputs, use_cache=True).past_key_values
+        turn = {"input_ids": torch.tensor([[5, 6, 7]]), "attention_mask": torch.ones(1, 3, dtype=torch.int64)}
+        with pytest.raises(RuntimeError, match=r"must cover the 69 tokens before this call and its 3, got \[1, 3\]"):
+            model(**turn, past_key_values=cache)
 
 
 def test_a_cache_of_another_handle():

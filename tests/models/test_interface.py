@@ -64,6 +64,19 @@ def test_nothing_to_weigh_takes_the_stock_route(calls):
     assert calls == {"fused": 0, "masks": []}
 
 
+def test_layers_from_the_reduction_on_get_no_position_ids():
+    """To FlashAttention their gaps would mean several sequences in one row."""
+    model = tiny.build("qwen2_vl")
+    seen = []
+    for layer in model.get_decoder().layers:
+        layer.self_attn.register_forward_pre_hook(
+            lambda module, args, kwargs: seen.append(kwargs["position_ids"] is None), with_kwargs=True
+        )
+    with pact_ext.apply(model, CONFIG):
+        tiny.generate(model, tiny.inputs(model, 1), 2)
+    assert seen == 2 * (LAYER * [False] + (LAYERS - LAYER) * [True])
+
+
 def flash_attn_func(q, k, v, *, softmax_scale, causal):
     n, queries = k.shape[1], q.shape[1]
     mask = torch.ones(queries, n, dtype=torch.bool).tril(n - queries) if causal else None
