@@ -64,7 +64,6 @@ def compact(
         rows.append(_row(prompt, row, hidden[row], reductions[-1]))
 
     sources, states, log_sizes = zip(*rows, strict=True)
-    lengths = {len(source) for source in sources}
     untouched = all(r is None or r.n_out == r.n_in for r in reductions)
     last = [int(groups[-1][-1]) for groups in prompt.visual if groups]
     return Compaction(
@@ -72,7 +71,7 @@ def compact(
         hidden=pad_left(states, 0),
         log_sizes=pad_left(log_sizes, -torch.inf),
         tail=hidden.shape[1] - 1 - max(last, default=-1),
-        plain=untouched and len(lengths) == 1 and (prompt.present is None or bool(prompt.present.all())),
+        plain=untouched and (prompt.present is None or bool(prompt.present.all())),
         reductions=reductions,
     )
 

@@ -112,6 +112,9 @@ def test_images_apart(variant, attention):
     for reduction, row in zip(handle.last, rows, strict=True):
         assert torch.equal(reduction.labels, row.labels)
         assert torch.equal(reduction.sizes, row.sizes)
+        assert torch.equal(reduction.log_sizes, row.sizes.float().log())
+        assert torch.equal(reduction.merged.isfinite(), torch.ones_like(reduction.merged, dtype=torch.bool))
+        assert reduction.position_ids.shape[-1] == reduction.n_out
 
 
 @pytest.mark.parametrize("attention", ["fused", "dense"])
@@ -170,6 +173,9 @@ def test_every_dtype(dtype, attention):
     with pact_ext.apply(model, CONFIG, attention=attention) as handle:
         logits, tokens = tiny.generate(model, inputs, STEPS)
         assert all(r.merged.dtype == dtype for r in handle.last)
+        columns = model(**inputs, use_cache=True).past_key_values.columns.log_sizes
+        for row, reduction in zip(columns, handle.last, strict=True):  # not rounded to a half
+            assert torch.equal(row[row > 0].sort().values, reduction.log_sizes[reduction.sizes > 1].sort().values)
     assert logits.dtype == dtype
     assert logits.isfinite().all()
     if dtype == torch.float32:

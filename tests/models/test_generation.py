@@ -189,6 +189,26 @@ def test_a_second_turn_with_padding_inside(config, attention):
 
 
 @ATTENTION
+@pytest.mark.parametrize("config", [CONFIG, KEEP], ids=["reduced", "kept"])
+def test_decoding_after_padding_on_the_right(config, attention):
+    model = build("llava")
+    inputs = tiny.inputs(model, 2)
+    shift = int((inputs["attention_mask"][1] == 0).sum())
+    for name in ("input_ids", "attention_mask"):
+        inputs[name] = torch.stack([inputs[name][0], inputs[name][1].roll(-shift)])
+    length = inputs["input_ids"].shape[1]
+    whole = {**inputs, "input_ids": torch.cat([inputs["input_ids"], torch.tensor([[5], [6]])], dim=1)}
+    whole["attention_mask"] = torch.nn.functional.pad(inputs["attention_mask"], (0, 1), value=1)
+    positions = tiny.positions(model, whole)
+    expected, _, _ = oracle.masked_logits(model, whole, LAYER, config, 1)
+    with pact_ext.apply(model, config, attention=attention):
+        cache = model(**inputs, position_ids=positions[:, :length], use_cache=True).past_key_values
+        step = {"input_ids": whole["input_ids"][:, length:], "position_ids": positions[:, length:]}
+        logits = model(**step, attention_mask=whole["attention_mask"], past_key_values=cache).logits[:, -1]
+    assert (logits - expected[:, 0]).abs().max() < 1e-12
+
+
+@ATTENTION
 @pytest.mark.parametrize("layer", [0, LAYER])
 def test_a_loop_that_leaves_positions_to_the_model(layer, attention):
     """Positions go on from the tokens seen, which a reduced cache has to remember."""
@@ -297,7 +317,7 @@ def test_cropping():
     inputs = tiny.inputs(model, 1)
     tail = 8  # text after the last image
     major = int(transformers.__version__.split(".")[0])
-    with pact_ext.apply(model, CONFIG):
+    with pact_ext.apply(model, CONFIG, per_image=True):
         cache = model(**inputs, use_cache=True).past_key_values
         length = int(cache.get_seq_length())
         assert length == inputs["input_ids"].shape[1]
