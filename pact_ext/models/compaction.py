@@ -56,7 +56,8 @@ def compact(
         parts = []
         for places in groups:
             at = places.to(hidden.device)
-            keys, queries = family.keys_and_queries(layer, hidden[row, at])
+            # Under autocast the projections come in another dtype than the hidden states.
+            keys, queries = (x.to(hidden.dtype) for x in family.keys_and_queries(layer, hidden[row, at]))
             turned = rotate(keys, *(x[row if len(x) > 1 else 0, at] for x in (cos, sin)))
             ids = prompt.position_ids_of(row, at)
             parts.append(reduce(hidden[row, at], keys, queries, position_ids=ids, cluster_keys=turned, config=config))

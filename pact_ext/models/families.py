@@ -13,7 +13,9 @@ FAMILIES: dict[str, Family] = {}
 
 
 def core_of(model: nn.Module) -> nn.Module:
-    """A model without its head: what holds the language model and the vision tower."""
+    """A model without its head, and without PEFT's wrapping: what holds the language model and the vision tower."""
+    if hasattr(model, "get_base_model"):
+        model = model.get_base_model()
     inner = getattr(model, "model", None)
     return inner if hasattr(inner, "language_model") else model
 

@@ -119,6 +119,7 @@ class Pass:
             return columns.seen
         return 0 if cache is None else int(cache.get_seq_length(self.plan.config.layer))
 
+    @torch.no_grad()
     def _compact(self, layer: nn.Module, hidden: Tensor, past: int, rotary: tuple[Tensor, Tensor]) -> None:
         plan = self.plan
         prompt = read(plan.core, plan.family, self.given, past, plan.per_image)

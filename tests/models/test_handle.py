@@ -157,6 +157,32 @@ def test_a_copy_of_a_reduced_model_has_its_own_handle():
         pact_ext.apply(twin, CONFIG)
 
 
+def test_a_model_in_pefts_wrapping():
+    """As PEFT's models are built: the stock model two attributes down, and `get_base_model` to ask for it."""
+
+    class Wrapped(torch.nn.Module):
+        def __init__(self, model):
+            super().__init__()
+            self.base_model = torch.nn.Module()
+            self.base_model.model = model
+
+        def get_base_model(self):
+            return self.base_model.model
+
+        def forward(self, *args, **kwargs):
+            return self.base_model.model(*args, **kwargs)
+
+    model = build("llava")
+    inputs = tiny.inputs(model, 1)
+    with pact_ext.apply(model, CONFIG):
+        expected = model(**inputs).logits
+    wrapped = Wrapped(model).eval()
+    with pact_ext.apply(wrapped, CONFIG):
+        assert torch.equal(wrapped(**inputs).logits, expected)
+        with pytest.raises(RuntimeError, match="labels were given"):
+            wrapped(**inputs, labels=inputs["input_ids"])
+
+
 def test_threads_share_a_model():
     model = build("internvl")  # some stock models are not safe to share
     prompts = [tiny.inputs(model, 2, seed=seed) for seed in range(4)]
