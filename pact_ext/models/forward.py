@@ -45,7 +45,7 @@ class Pass:
         compaction: what this call reduced, None for a call without visual tokens.
         mask: attention's, for the layers from the reduction on; None while nothing is reduced.
         rotary: cosines and sines of the columns that are left, where this call was reduced.
-        columns: the cached columns that this call's go to.
+        written: the cached columns that this call's tokens become.
         stopwatch: the time of `compaction`.
     """
 
@@ -56,7 +56,7 @@ class Pass:
     compaction: Compaction | None = None
     mask: KeyBias | Tensor | None = None
     rotary: tuple[Tensor, Tensor] | None = None
-    columns: range = range(0)
+    written: range = range(0)
     stopwatch: Stopwatch | None = None
 
     def enter(self, layer: nn.Module, hidden: Tensor, kwargs: dict) -> Tensor:
@@ -84,7 +84,7 @@ class Pass:
                 mark_reduced(cache, columns)
         start = columns.count
         columns.append(new, plain, tokens, tail)
-        self.columns = range(start, columns.count)
+        self.written = range(start, columns.count)
         self.mask = self._mask(columns, hidden, cache)
         return hidden
 
@@ -95,7 +95,7 @@ class Pass:
             kwargs["position_embeddings"] = self.rotary
         if kwargs.get("cache_position") is not None:  # up to transformers 4, where a static cache writes to
             device = kwargs["cache_position"].device
-            kwargs["cache_position"] = torch.arange(self.columns.start, self.columns.stop, device=device)
+            kwargs["cache_position"] = torch.arange(self.written.start, self.written.stop, device=device)
         return kwargs
 
     def _cached(self, cache) -> Columns | None:
@@ -142,7 +142,7 @@ class Pass:
         if present.shape[1] != tokens:
             raise RuntimeError(
                 f"pact_ext: attention_mask must cover the {past} tokens before this call and its {tokens}, got "
-                f"{list(self.given['attention_mask'].shape)}"
+                f"{present.shape[1]} of them"
             )
         return log_sizes.masked_fill(~present.to(hidden.device), -torch.inf), False
 
