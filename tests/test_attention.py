@@ -65,6 +65,13 @@ def test_channels_and_mask_compute_equation_11(shape, causal):
         assert difference(out, expected, log_sizes) < 1e-12
 
 
+@pytest.mark.parametrize("causal", [True, False])
+def test_one_query_beside_many_keys(causal):
+    query, key, value, log_sizes = problem(2, 4, 2, 20, 32)
+    out = proportional_attention(query[:, :, -1:], key, value, log_sizes, causal=causal)
+    assert (out - exact(query[:, :, -1:], key, value, log_sizes)).abs().max() < 1e-12
+
+
 def test_a_size_is_as_many_equal_tokens():
     query, key, value, _ = problem(1, 2, 2, 12, 16, padding=False)
     sizes = torch.tensor([1, 3, 1, 1, 7, 1, 1, 2, 1, 1, 1, 1])
@@ -151,8 +158,8 @@ def test_the_flash_kernel_gets_what_it_wants(monkeypatch):
     monkeypatch.setitem(sys.modules, "flash_attn", types.SimpleNamespace(flash_attn_func=flash_attn_func))
     query, key, value, log_sizes = problem(2, 4, 2, 30, 64)
     for queries in (30, 4):  # a whole prompt, and a later turn beside cached keys
-        out = proportional_attention(query[:, :, -queries:], key, value, log_sizes, kernel="flash")
-        expected = exact(query[:, :, -queries:], key, value, log_sizes)
+        out = proportional_attention(query[:, :, -queries:], key, value, log_sizes, scale=0.2, kernel="flash")
+        expected = exact(query[:, :, -queries:], key, value, log_sizes, scale=0.2)
         assert difference(out, expected, log_sizes) < 1e-12
         q, k, v = seen.pop()
         assert q.shape == (2, queries, 4, 72)

@@ -9,9 +9,12 @@ import torch
 
 pytest.importorskip("transformers", minversion="4.57", reason="the tests of models need transformers")
 
+import transformers
+
 import pact_ext
 from models import oracle, tiny
 from pact_ext import PactConfig
+from pact_ext.models.families import FAMILIES
 
 LAYER, STEPS = 3, 6
 KEEP = PactConfig(cluster=False, prune_ratio=0.0, layer=LAYER)
@@ -230,7 +233,7 @@ def test_the_report_counts_what_is_there():
         return sum(2 * layer.keys.nbytes for layer in cache.layers)
 
     full = cache_bytes(model(**inputs, use_cache=True).past_key_values)
-    with pact_ext.apply(model, CONFIG) as handle:
+    with pact_ext.apply(model, PactConfig(prune_ratio=0.3, dc=0.25, layer=2)) as handle:
         with pytest.raises(RuntimeError, match="no images have passed"):
             handle.report()
         cache = model(**inputs, use_cache=True).past_key_values
@@ -238,17 +241,24 @@ def test_the_report_counts_what_is_there():
         assert report.cache_bytes == cache_bytes(cache)
         assert report.cache_bytes + report.cache_bytes_saved == full
         assert report.tokens_in == inputs["input_ids"].shape[1]
-        assert report.tokens_out == cache.layers[LAYER].keys.shape[-2]
+        assert report.tokens_out == cache.layers[2].keys.shape[-2]
         left = inputs["attention_mask"].sum(1) - torch.tensor([r.n_in - r.n_out for r in handle.last])
         assert report.tokens_out == left.max()  # the padding there was is not kept
         assert report.visual_in == (inputs["input_ids"] == tiny.IMAGE).sum(1).tolist()
         assert report.visual_out == [r.n_out for r in handle.last]
         before, after = sum(report.visual_in), sum(report.visual_out)
-        assert report.mean_visual_tokens == (3 * before + 3 * after) / 6
+        assert report.mean_visual_tokens == (2 * before + 4 * after) / 6
         assert report.seconds > 0
         assert report.as_dict()["reduction_ratio"] == 1 - after / before
         table = str(report)
         for number in (*report.visual_in, *report.visual_out, before, after):
             assert f" {number} " in table
+        assert f"{100 * (before - after) / before:.1f} %" in table
+        assert f"key-value cache {cache_bytes(cache) / 1024**2:.2f} MiB" in table
         model(**inputs, use_cache=False)
         assert handle.report().cache_bytes == handle.report().cache_bytes_saved == 0
+
+
+def test_bytes_of_a_column_follow_the_head_size():
+    config = transformers.Qwen3Config(hidden_size=64, num_attention_heads=4, num_key_value_heads=2, head_dim=32)
+    assert FAMILIES["internvl"].column_bytes(config, torch.float16) == 2 * 2 * 32 * 2

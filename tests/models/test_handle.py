@@ -86,11 +86,12 @@ def test_removal_after_an_error_in_the_middle():
 def test_a_removed_handle_and_its_model_can_be_freed():
     model = tiny.build("llava")
     with pact_ext.apply(model, CONFIG) as handle:
-        model(**tiny.inputs(model, 1))
+        cache = model(**tiny.inputs(model, 1), use_cache=True).past_key_values
     gone = weakref.ref(model), weakref.ref(handle)
     del model, handle
     gc.collect()
     assert [ref() for ref in gone] == [None, None]
+    assert cache.columns.count > 0  # a cache that is kept holds neither
 
 
 def test_applying_again_after_removal_and_with_another_config():

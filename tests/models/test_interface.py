@@ -121,6 +121,32 @@ def test_flash_attention(variant, batch, flash, calls):
     assert set(flash) == {"flash_attention_2"}
 
 
+def test_flash_attention_with_nothing_to_weigh(flash):
+    """In a second turn a fused kernel's causal flag would align the first query with the first key."""
+    model = tiny.build("llava")
+    inputs = tiny.inputs(model, 1)
+    words = torch.tensor([[5, 6, 7]])
+    expected = model(**{**inputs, "input_ids": torch.cat([inputs["input_ids"], words], 1), "attention_mask": None})
+    model.get_decoder().config._attn_implementation = "flash_attention_2"
+    with pact_ext.apply(model, PactConfig(cluster=False, prune_ratio=0.0, layer=LAYER)):
+        cache = model(**inputs, use_cache=True).past_key_values
+        logits = model(input_ids=words, past_key_values=cache).logits
+    assert (logits - expected.logits[:, -3:]).abs().max() < 1e-12
+
+
+@pytest.mark.parametrize("attention", ["fused", "dense"])
+def test_a_scale_of_the_models_own(attention):
+    model = tiny.build("llava")
+    for layer in model.get_decoder().layers:
+        layer.self_attn.scaling = 0.4
+    inputs = tiny.inputs(model, 2)
+    expected, tokens, _ = oracle.masked_logits(model, inputs, LAYER, CONFIG, STEPS)
+    with pact_ext.apply(model, CONFIG, attention=attention):
+        logits, same = tiny.generate(model, inputs, STEPS)
+    assert torch.equal(same, tokens)
+    assert (logits - expected).abs().max() < 1e-12
+
+
 def test_masks_of_the_registered_names_are_those_they_stand_in_for(flash):
     for base in interface.FUSED:
         name = interface.choose(base, "fused")

@@ -43,6 +43,21 @@ def with_video(model) -> dict[str, Tensor]:
     return inputs
 
 
+def test_a_video_alone():
+    model = build("llava_onevision")
+    inputs = with_video(model)
+    image = inputs["input_ids"] == tiny.IMAGE
+    inputs = {name: inputs[name][:, ~image[0]] for name in ("input_ids", "attention_mask")} | {
+        "pixel_values_videos": inputs["pixel_values_videos"]
+    }
+    expected, tokens, _ = oracle.masked_logits(model, inputs, LAYER, CONFIG, STEPS)
+    with pact_ext.apply(model, CONFIG) as handle:
+        logits, same = tiny.generate(model, inputs, STEPS)
+    assert handle.last[0].n_in == 17
+    assert torch.equal(same, tokens)
+    assert (logits - expected).abs().max() < 1e-12
+
+
 @pytest.mark.parametrize("attention", ["fused", "dense"])
 @pytest.mark.parametrize("per_image", [False, True])
 @pytest.mark.parametrize("variant", ["llava_onevision", "qwen2_vl", "qwen2_5_vl"])
