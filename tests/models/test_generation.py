@@ -181,12 +181,15 @@ def test_a_second_turn_with_padding_inside(config, attention):
     whole = {**inputs, "input_ids": torch.cat([inputs["input_ids"], words], dim=1)}
     whole["attention_mask"] = torch.cat([inputs["attention_mask"], (words != tiny.PAD).long()], dim=1)
     positions = tiny.positions(model, whole)
-    expected, _, _ = oracle.masked_logits(model, whole, LAYER, config, 1)
+    expected, tokens, _ = oracle.masked_logits(model, whole, LAYER, config, 2)
     with pact_ext.apply(model, config, attention=attention):
         cache = model(**inputs, position_ids=positions[:, :length], use_cache=True).past_key_values
         turn = {"input_ids": words, "attention_mask": whole["attention_mask"], "position_ids": positions[:, length:]}
-        logits = model(**turn, past_key_values=cache).logits[:, -1]
-    assert (logits - expected[:, 0]).abs().max() < 1e-12
+        first = model(**turn, past_key_values=cache).logits[:, -1]
+        step = {"input_ids": tokens[:, :1], "position_ids": positions[:, -1:] + 1}
+        step["attention_mask"] = torch.nn.functional.pad(whole["attention_mask"], (0, 1), value=1)
+        second = model(**step, past_key_values=cache).logits[:, -1]
+    assert (torch.stack([first, second], dim=1) - expected).abs().max() < 1e-12
 
 
 @ATTENTION
@@ -240,11 +243,13 @@ def test_an_image_after_a_prefix_that_was_cached_without_one(config, attention):
     rest = {**inputs, "attention_mask": inputs["attention_mask"]}
     rest |= {name: inputs[name][:, split:] for name in ("input_ids", "position_ids")}
     model(**start, past_key_values=cache)
-    expected, _, _ = oracle.masked_logits(model, inputs, LAYER, config, 1)
+    expected, tokens, _ = oracle.masked_logits(model, inputs, LAYER, config, 2)
+    step = {"input_ids": tokens[:, :1], "position_ids": inputs["position_ids"][:, -1:] + 1}
+    step["attention_mask"] = torch.nn.functional.pad(inputs["attention_mask"], (0, 1), value=1)
     with pact_ext.apply(model, config, attention=attention):
         for own in (copy.deepcopy(cache), cache):
-            logits = model(**rest, past_key_values=own).logits[:, -1]
-            assert (logits - expected[:, 0]).abs().max() < 1e-12
+            logits = [model(**given, past_key_values=own).logits[:, -1] for given in (rest, step)]
+            assert (torch.stack(logits, dim=1) - expected).abs().max() < 1e-12
 
 
 @ATTENTION

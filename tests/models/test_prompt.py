@@ -72,6 +72,7 @@ def test_groups(per_image, wanted):
 def test_images_are_brought_by_pixels_or_by_features():
     family = FAMILIES["llava"]
     assert prompt.brings_images(family, {"pixel_values": torch.zeros(1)})
+    assert prompt.brings_images(family, {"pixel_values_videos": torch.zeros(1)})
     assert prompt.brings_images(family, {"pixel_values": None, "mm_encoder_outputs": {"image": object()}})
     assert not prompt.brings_images(family, {"pixel_values": None, "mm_encoder_outputs": {"image": None}})
     assert not prompt.brings_images(family, {"mm_encoder_outputs": {}})
