@@ -29,10 +29,11 @@ KERNEL_TESTS := tests/test_emulator.py $(foreach kernel,euti gram segment_mean s
 demo: $(VENV)/built
 	$(BIN)/pact-ext show "$$($(BIN)/python -c 'from matplotlib import cbook; print(cbook.get_sample_data("grace_hopper.jpg", asfileobj=False))')" --output pact-show.png
 
-# The models run under both majors of transformers.
+# The models run under both majors of transformers. Files of tests side by side, a process for each core.
+PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses=8 --dist loadgroup --no-loadscope-reorder
 test: $(VENV)/built $(VENV)/transformers-4
-	$(BIN)/python -m pytest $(ARGS)
-	$(if $(ARGS),,PYTHONPATH=$(VENV)/transformers-4 $(BIN)/python -m pytest tests/models)
+	$(PYTEST) $(ARGS)
+	$(if $(ARGS),,PYTHONPATH=$(VENV)/transformers-4 $(PYTEST) tests/models)
 
 bench: $(VENV)/built
 	$(BIN)/python -m bench $(ARGS)
@@ -112,7 +113,7 @@ $(VENV)/torch:
 
 $(VENV)/packages: $(VENV)/torch pyproject.toml
 	@echo "Installing what building, testing and the demo need"
-	@$(BIN)/pip install -q "setuptools>=77" cmake ninja pytest pytest-benchmark hypothesis numpy pybind11 pillow matplotlib tqdm \
+	@$(BIN)/pip install -q "setuptools>=77" cmake ninja pytest pytest-xdist pytest-benchmark hypothesis numpy pybind11 pillow matplotlib tqdm \
 	  transformers==$(TRANSFORMERS) accelerate
 	@touch $@
 

@@ -38,7 +38,28 @@ def pytest_configure(config):
     config.addinivalue_line(
         "markers", "only_in_data: an error that only the data shows: on CUDA, operators that never synchronise miss it"
     )
+    config.addinivalue_line("markers", "xdist_group: tests of one group run in one process")
     config.addinivalue_line("markers", "large: takes minutes in the emulator, which leaves it out")
+
+
+# These build in the source folder, where two builds at once would meet; and they are the longest, so they begin.
+BUILDERS = ("test_readme.py", "test_package.py", "test_cuda_build.py")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Processes side by side (pytest-xdist) get whole files, so that what a file builds is built once."""
+    items.sort(key=lambda item: item.path.name not in BUILDERS)
+    for item in items:
+        group = "builds" if item.path.name in BUILDERS else item.nodeid.partition("::")[0]
+        item.add_marker(pytest.mark.xdist_group(group))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _threads_beside_other_processes():
+    """One thread where processes run side by side: waiting for each other's threads costs far more than it gains."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        torch.set_num_threads(1)
 
 
 @pytest.fixture(params=BACKENDS, ids=lambda backend: backend.name)

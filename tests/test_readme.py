@@ -43,7 +43,7 @@ def run(*command, **kwargs):
 
 def make(arguments, tmp_path):
     """The target itself; only the ones that would run the tests within the tests, or for minutes, are cut short."""
-    cut = {"test": "ARGS=--collect-only -q", "bench": "ARGS=--n 64 --dk 32"}
+    cut = {"test": "ARGS=--collect-only -q", "bench": "ARGS=--ops density --n 64 --dk 32"}
     extra = [cut[arguments[0]]] if arguments[0] in cut else []
     if arguments[0] in ("sanitize", "lint"):
         run("make", "-n", *arguments, cwd=ROOT)  # CI runs these beside the tests

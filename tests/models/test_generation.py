@@ -356,13 +356,12 @@ def test_cropping_stops_at_the_last_image_of_any_row():
         cache.crop(-5)
 
 
-@pytest.mark.parametrize("attention", ["fused", "dense"])
-def test_compiled(attention):
+def test_compiled():
     """Graph breaks are allowed; other numbers are not."""
     model = tiny.build("llava_onevision", dtype=torch.float32, layers=4)
     inputs = tiny.inputs(model, 2)
-    with pact_ext.apply(model, CONFIG, attention=attention):
-        expected, tokens = tiny.generate(model, inputs, 3)
+    with pact_ext.apply(model, CONFIG):
+        expected, tokens = tiny.generate(model, inputs, 2)
         torch.compiler.reset()
         compiled = torch.compile(model, backend="eager")
         with torch.no_grad():
