@@ -3,8 +3,8 @@
 from . import ops
 from ._version import __version__
 from .config import PRESETS, PactConfig
+from .drawing.plot import plot_tokens
 from .models import apply
-from .plot import plot_tokens
 from .reduction import Reduction, reduce
 
 __all__ = ["PRESETS", "PactConfig", "Reduction", "__version__", "apply", "ops", "plot_tokens", "reduce"]

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from pact_ext import PRESETS, PactConfig, __version__, _library, cli, ops
-from pact_ext.palette import oklab
+from pact_ext.drawing.palette import oklab
 
 np = pytest.importorskip("numpy", reason="the show command needs the extra: pip install 'pact-ext[show]'")
 matplotlib = pytest.importorskip("matplotlib", reason="the show command needs the extra: pip install 'pact-ext[show]'")

@@ -15,7 +15,7 @@ import math
 import torch
 from torch import Tensor
 
-from ..palette import oklab
+from ..drawing.palette import oklab
 
 ORIENTATIONS = 12
 LOW = 4  # a side of the square of lowest frequencies

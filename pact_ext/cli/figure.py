@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..config import PactConfig
-from ..palette import BORDER, DISCARDED, HATCH
+from ..drawing.palette import BORDER, DISCARDED, HATCH
 from .panels import Panels
 
 DPI = 100

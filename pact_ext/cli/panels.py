@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..palette import DISCARDED, palette
+from ..drawing.palette import DISCARDED, palette
 from ..reduction import Reduction
 from .photo import Photo
 

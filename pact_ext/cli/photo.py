@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from .. import picture
+from ..drawing import picture
 from .errors import CommandError
 from .opening import checked_picture
 

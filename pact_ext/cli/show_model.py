@@ -12,11 +12,11 @@ import torch
 from PIL.Image import Image
 
 from ..config import PactConfig
+from ..drawing.plot import plot_tokens
 from ..models import apply
 from ..models.grids import Grid, image_grid
 from ..models.loading import prepare
 from ..models.report import Report
-from ..plot import plot_tokens
 from ..reduction import Reduction
 from . import opening
 from .photo import check_output, opened

@@ -15,10 +15,10 @@ import numpy as np
 from PIL import Image
 
 import pact_ext
-from pact_ext import drawing
+from pact_ext import plot_tokens
+from pact_ext.drawing import token_map
+from pact_ext.drawing.palette import BORDER, DISCARDED, HATCH
 from pact_ext.models.grids import Grid
-from pact_ext.palette import BORDER, DISCARDED, HATCH
-from pact_ext.plot import plot_tokens
 
 ROWS, COLUMNS, BEFORE, AFTER = 6, 9, 5, 11
 N = ROWS * COLUMNS
@@ -173,7 +173,7 @@ def test_every_kind_of_picture(picture, reduction, tmp_path):
 def test_tokens_are_whole_pixels(reduction, size, side, cell):
     drawn = plot_tokens(Image.new("RGB", size), reduction, (ROWS, COLUMNS), side=side)
     assert drawn.size == (COLUMNS * cell[0], ROWS * cell[1])
-    assert drawing.cell(size, ROWS, COLUMNS, side) == cell
+    assert token_map.cell(size, ROWS, COLUMNS, side) == cell
 
 
 @pytest.mark.parametrize("grid", [(1, 1), (1, N), (N, 1)])
@@ -248,11 +248,11 @@ def test_the_reduction_is_left_as_it_was(picture, reduction):
 
 def test_pillow_is_needed_only_to_draw():
     code = (
-        "import sys; sys.modules.update(PIL=None, numpy=None, matplotlib=None); import pact_ext, pact_ext.plot, torch\n"
+        "import sys; sys.modules.update(PIL=None, numpy=None, matplotlib=None); import pact_ext, torch\n"
         "assert 'transformers' not in sys.modules\n"
         "keys = torch.ones(4, 1, 2)\n"
         "r = pact_ext.reduce(torch.ones(4, 2), keys, keys)\n"
-        "try: pact_ext.plot.plot_tokens('photo.jpg', r, (2, 2))\n"
+        "try: pact_ext.plot_tokens('photo.jpg', r, (2, 2))\n"
         "except ImportError as error: print(error.name, error)\n"
     )
     process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)

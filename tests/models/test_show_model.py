@@ -18,12 +18,11 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 
 import pact_ext
 from models import checkpoints
-from pact_ext import PactConfig, cli
+from pact_ext import PactConfig, cli, plot_tokens
 from pact_ext.cli import show_model
 from pact_ext.cli.errors import CommandError
 from pact_ext.models.grids import image_grid
 from pact_ext.models.loading import prepare
-from pact_ext.plot import plot_tokens
 
 PROMPT = "What is red?"
 SIZE = 130, 90

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from .models.grids import Grid
+from ..models.grids import Grid
+from ..reduction import Reduction
 from .palette import DISCARDED, palette
-from .reduction import Reduction
 
 if TYPE_CHECKING:
     import numpy
@@ -50,7 +50,7 @@ def plot_tokens(
         ValueError: a grid that does not fit the reduction, or a value out of range; FileNotFoundError for no file.
     """
     try:
-        from . import drawing
+        from . import token_map
     except ModuleNotFoundError as error:
         if error.name != "PIL":
             raise
@@ -67,7 +67,7 @@ def plot_tokens(
         raise ValueError(f"pact_ext.plot_tokens: side must be an integer in 1 to 16384 pixels, got {side!r}")
     if isinstance(opacity, bool) or not isinstance(opacity, int | float) or not 0 <= opacity <= 1:
         raise ValueError(f"pact_ext.plot_tokens: opacity must be a number in 0 to 1, got {opacity!r}")
-    picture = drawing.picture(image)
+    picture = token_map.picture(image)
 
     labels = reduction.labels[start : start + rows * columns].cpu()
     shown, position = labels.unique(return_inverse=True)  # far fewer than all when the picture is one tile of many
@@ -78,7 +78,7 @@ def plot_tokens(
     merged = reduction.centers[reduction.sizes > 1].cpu() - start
     merged = merged[(merged >= 0) & (merged < rows * columns)]
     centers = torch.stack([merged // columns, merged % columns], dim=1).tolist()
-    return drawing.draw(
+    return token_map.draw(
         picture, labels.reshape(rows, columns), colors[position].reshape(rows, columns, 3), centers, side, opacity
     )
 
