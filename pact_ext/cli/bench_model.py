@@ -20,14 +20,12 @@ from .opening import (
     PROMPT,
     add_config_option,
     add_model_options,
-    check_writable,
     hush,
     mendable,
     opened,
-    pictures,
     preset,
-    write,
 )
+from .output import check_writable, write
 
 VISUAL_TOKENS, TEXT_TOKENS = 2880, 64
 KEEP = 0.3  # about what is published for LLaVA-OneVision-7B
@@ -158,6 +156,8 @@ def _random(arguments: argparse.Namespace):
 
 
 def _given(arguments: argparse.Namespace):
+    from .photo import pictures
+
     images = pictures(arguments.images)
     model, processor = opened(arguments.model, arguments.device, arguments.dtype, arguments.attn_implementation)
     from ..models.loading import prepare

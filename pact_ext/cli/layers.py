@@ -17,13 +17,11 @@ from .opening import (
     PROMPT,
     add_config_option,
     add_model_options,
-    checked_picture,
     mendable,
     opened,
-    pictures,
     preset,
-    write,
 )
+from .output import checked_picture, write
 
 
 def add_parser(commands) -> None:
@@ -61,6 +59,8 @@ def run(arguments: argparse.Namespace) -> str:
     if arguments.output is not None:
         checked_picture(arguments.output)
         from . import layers_figure
+    from .photo import pictures
+
     images = pictures(arguments.images)
     config = preset(arguments.config, arguments.model)
     model, processor = opened(arguments.model, arguments.device, arguments.dtype)

@@ -6,15 +6,13 @@ import argparse
 import contextlib
 import re
 import sys
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from ..config import PRESETS, PactConfig
 from .errors import CommandError
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
     from transformers import PreTrainedModel, ProcessorMixin
 
 PROMPT = "Describe the image."
@@ -79,13 +77,6 @@ def hush() -> None:
         disable_progress_bars()
 
 
-def pictures(paths: Sequence[Path]) -> list[Image]:
-    """Image files, upright and RGB."""
-    from .photo import opened as picture
-
-    return [picture(path) for path in paths]
-
-
 def preset(name: str | None, model: str | None = None, **changes) -> PactConfig:
     """A preset by name, else the one that fits a model, with the changes that are not None."""
     with mendable():
@@ -96,24 +87,3 @@ def preset(name: str | None, model: str | None = None, **changes) -> PactConfig:
             name = preset_for(model)
         given = {key: value for key, value in changes.items() if value is not None}
         return PactConfig.preset(name or "llava-onevision-7b", **given)
-
-
-def checked_picture(output: Path) -> None:
-    """Complain before an hour's work about a PNG that could not be written."""
-    if output.suffix.lower() != ".png":
-        raise CommandError(f"--output must end in .png, got {output}")
-    check_writable(output, "--output")
-
-
-def check_writable(output: Path, option: str) -> None:
-    if not output.parent.is_dir():
-        raise CommandError(f"the folder of {option} does not exist: {output.parent}")
-    if output.is_dir():
-        raise CommandError(f"{output} cannot be written: it is a folder")
-
-
-def write(output: Path, content: bytes) -> None:
-    try:
-        output.write_bytes(content)
-    except OSError as error:
-        raise CommandError(f"{output} cannot be written: {error.strerror or error}") from None

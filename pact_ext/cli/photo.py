@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +13,6 @@ from torch import Tensor
 
 from ..drawing import picture
 from .errors import CommandError
-from .opening import checked_picture
 
 
 @dataclass(frozen=True)
@@ -52,22 +52,17 @@ class Photo:
         return cells.permute(2, 0, 3, 1, 4).reshape(3, self.rows * p, self.columns * p)
 
 
-def check_output(image: Path, output: Path) -> None:
-    """Complain before any work about a PNG that could not be written, or would overwrite the photograph."""
-    try:
-        checked_picture(output)
-        if output.exists() and image.exists() and output.samefile(image):
-            raise CommandError(f"--output would overwrite the photograph {image}")
-    except OSError as error:  # a folder that may not be entered, a name that is too long
-        raise CommandError(f"{error.filename}: {error.strerror}") from None
-
-
 def opened(path: Path) -> Image.Image:
     """An image file as upright RGB."""
     try:
         return picture.read(path)
     except (FileNotFoundError, ValueError) as error:
         raise CommandError(str(error)) from None
+
+
+def pictures(paths: Sequence[Path]) -> list[Image.Image]:
+    """Image files as upright RGB."""
+    return [opened(path) for path in paths]
 
 
 def read(path: Path, patch: int, max_side: int) -> Photo:

@@ -14,9 +14,9 @@ from ..reduction import Reduction, reduce
 from ..reference import split
 from . import figure
 from .errors import CommandError
-from .opening import write
+from .output import check_output, write
 from .panels import Panels, panels
-from .photo import Photo, check_output, read
+from .photo import Photo, read
 from .timing import RUNS, milliseconds
 from .tokens import Tokens
 

@@ -19,7 +19,8 @@ from ..models.loading import prepare
 from ..models.report import Report
 from ..reduction import Reduction
 from . import opening
-from .photo import check_output, opened
+from .output import check_output, write
+from .photo import opened
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,7 @@ def run(
         result = shown(photo, loaded, processor, config, prompt)
     file = io.BytesIO()
     plot_tokens(result.part, result.reduction, result.grid).save(file, "png", optimize=True)
-    opening.write(output, file.getvalue())
+    write(output, file.getvalue())
     name = f"{model} ({loaded.config.model_type}), {str(loaded.dtype).removeprefix('torch.')} on {loaded.device}"
     return _summary(name, f"{image}, {photo.width} x {photo.height} px", output, len(file.getvalue()), result)
 
