@@ -8,11 +8,14 @@ import json
 import os
 import platform
 import re
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NoReturn
 
 import torch
 
 MINIMUM_TORCH = (2, 10)
+_WANTED_ISA = os.environ.get("PACT_CPU_ISA")  # the library looks at it once, as it is loaded
 
 
 def library_path(name: str = "libpact_cpu.so") -> Path:
@@ -32,8 +35,11 @@ def _load(path: Path) -> None:
 
 
 @functools.cache
-def load() -> None:
-    """Register the operators with torch. Raises ImportError, with the remedy, when that cannot be done."""
+def load() -> ctypes.CDLL:
+    """Register the operators with torch. Raises ImportError, with the remedy, when that cannot be done.
+
+    Returns the CPU library, to be asked about itself.
+    """
     path = library_path()
     if tuple(int(part) for part in torch.__version__.split(".")[:2]) < MINIMUM_TORCH:
         wanted = ".".join(map(str, MINIMUM_TORCH))
@@ -46,8 +52,41 @@ def load() -> None:
             "Build them with 'pip install --no-build-isolation -e .' in the source folder, or install a wheel."
         )
     _load(path)
+    handle = ctypes.CDLL(str(path))
+    try:
+        handle.pact_cpu_info.restype = ctypes.c_char_p
+        handle.pact_cpu_use_isa.argtypes = [ctypes.c_char_p]
+        handle.pact_cpu_use_isa.restype = ctypes.c_int
+    except AttributeError:
+        raise ImportError(f"pact_ext: {path} is from another version: reinstall pact-ext") from None
+    known = json.loads(handle.pact_cpu_info())
+    if known["isa"] is None:
+        usable = ", ".join(known["isa_usable"])
+        raise ImportError(f"pact_ext: PACT_CPU_ISA must be one of {usable} on this machine, got {_WANTED_ISA!r}")
     if cuda_loadable():
         _load(library_path("libpact_cuda.so"))
+    return handle
+
+
+def stand_in(reason: ImportError, names: Sequence[str]) -> Callable[[str], NoReturn]:
+    """Where the library does not load: a module's ``__getattr__`` that raises the reason for each of the names.
+
+    ``torch.ops.pact`` raises it too. So the package itself imports, and its command line can say what is wrong.
+    """
+
+    def missing(name: str) -> NoReturn:
+        if name in names:
+            raise ImportError(str(reason), name=reason.name)
+        raise AttributeError(f"module 'pact_ext' has no attribute {name!r}")
+
+    class Operators:
+        def __getattr__(self, name: str) -> NoReturn:
+            if name.startswith("__"):  # Python's own questions
+                raise AttributeError(name)
+            raise ImportError(str(reason), name=reason.name)
+
+    torch.ops.pact = Operators()
+    return missing
 
 
 def cuda_loadable() -> bool:
@@ -86,19 +125,9 @@ def cuda_fits(archs: list[str], capability: tuple[int, int]) -> bool:
     return False
 
 
-@functools.cache
-def _handle() -> ctypes.CDLL:
-    load()
-    handle = ctypes.CDLL(str(library_path()))
-    handle.pact_cpu_info.restype = ctypes.c_char_p
-    handle.pact_cpu_use_isa.argtypes = [ctypes.c_char_p]
-    handle.pact_cpu_use_isa.restype = ctypes.c_int
-    return handle
-
-
 def cpu_info() -> dict:
     """Facts of the CPU library: compiler, torch ABI floor, the instruction sets it holds, can use, and uses."""
-    return json.loads(_handle().pact_cpu_info())
+    return json.loads(load().pact_cpu_info())
 
 
 def use_cpu_isa(name: str) -> None:
@@ -106,6 +135,6 @@ def use_cpu_isa(name: str) -> None:
 
     Not thread-safe. The environment variable PACT_CPU_ISA chooses one from the start.
     """
-    if not _handle().pact_cpu_use_isa(name.encode()):
+    if not load().pact_cpu_use_isa(name.encode()):
         usable = ", ".join(cpu_info()["isa_usable"])
         raise ValueError(f"instruction set {name!r} cannot be used here; there are {usable}")

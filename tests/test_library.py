@@ -11,23 +11,65 @@ import torch
 from pact_ext import _library
 
 
-def run(code, **env):
+def run(code, *arguments, **env):
     return subprocess.run(
-        [sys.executable, "-c", code], env={**os.environ, **env}, capture_output=True, text=True, timeout=120
+        [sys.executable, "-c", code, *arguments], env={**os.environ, **env}, capture_output=True, text=True, timeout=120
     )
 
 
-def test_missing_library(tmp_path):
-    result = run("import pact_ext", PACT_LIBRARY_DIR=str(tmp_path))
-    assert result.returncode == 1
-    assert re.search(r"ImportError: pact_ext: .*libpact_cpu.so is missing.*pip install", result.stderr)
+UNUSABLE = """
+import importlib, os, sys, torch
+if "PACT_CPU_ISA" in os.environ:
+    torch.ops.load_library(sys.argv[1])
+    density = torch.ops.pact.density
+import pact_ext
+from pact_ext.cli import main
+
+def wanted():
+    from pact_ext import reduce
+
+uses = wanted, lambda: pact_ext.ops, lambda: torch.ops.pact.dbdpc, lambda: importlib.import_module("pact_ext.ops")
+reasons = set()
+for use in uses:
+    try:
+        use()
+    except ImportError as error:
+        reasons.add(str(error))
+(reason,) = reasons
+print(reason)
+assert not hasattr(pact_ext, "nonsense") and hasattr(pact_ext, "PactConfig")
+assert [main(line) for line in (["--version"], ["show", "--help"], ["layers", "--help"])] == [0, 0, 0]
+if os.environ.pop("PACT_CPU_ISA", None):
+    try:
+        density(torch.ones(1, 1), 1.0)
+    except RuntimeError as error:
+        print(error)
+sys.exit(main(["info"]))
+"""
 
 
-def test_library_of_another_platform(tmp_path):
-    (tmp_path / "libpact_cpu.so").write_bytes(b"no library")
-    result = run("import pact_ext", PACT_LIBRARY_DIR=str(tmp_path))
-    last = result.stderr.strip().splitlines()[-1]
-    assert re.match(r"ImportError: pact_ext: libpact_cpu.so does not load into torch .* reinstall pact-ext", last)
+@pytest.mark.parametrize(
+    ("given", "reason"),
+    [
+        ("nothing", r"pact_ext: .*libpact_cpu.so is missing.*pip install"),
+        ("damaged", r"pact_ext: libpact_cpu.so does not load into torch .* reinstall pact-ext"),
+        ("mmx", r"pact_ext: PACT_CPU_ISA must be one of (\w+, )*portable on this machine, got 'mmx'"),
+    ],
+)
+def test_a_library_that_cannot_be_used_is_told_when_it_is_needed(tmp_path, given, reason):
+    """Importing the package works, for its command line: which has its help, and one line for the rest."""
+    if given == "damaged":
+        (tmp_path / "libpact_cpu.so").write_bytes(b"no library")
+    environment = {"PACT_CPU_ISA": given} if given == "mmx" else {"PACT_LIBRARY_DIR": str(tmp_path)}
+    result = run(UNUSABLE, str(_library.library_path()), **environment)
+    assert result.returncode == 2, result.stderr
+    told = result.stdout.splitlines()[0]
+    assert re.match(reason, told)
+    assert result.stderr == f"pact-ext: error: {told}\n"
+    # An operator itself says so too, whatever has become of the variable.
+    assert ('pact: PACT_CPU_ISA must be one of ["' in result.stdout and 'got "mmx"' in result.stdout) == (
+        given == "mmx"
+    )
 
 
 def test_torch_too_old(monkeypatch):
@@ -36,27 +78,16 @@ def test_torch_too_old(monkeypatch):
         _library.load.__wrapped__()
 
 
-def test_the_operators_need_no_python_package():
+def test_operators_without_a_python_package_and_isa_by_environment():
     code = f"""
 import torch
 torch.ops.load_library({str(_library.library_path())!r})
 centers, labels = torch.ops.pact.dbdpc(torch.eye(3), 0.5, 2.0)
 assert centers.tolist() == [0, 1, 2]
-"""
-    assert run(code).returncode == 0
-
-
-def test_isa_is_chosen_by_environment():
-    code = """
-import torch
-from pact_ext import _library, ops
+from pact_ext import _library
 print(_library.cpu_info()["isa"])
-ops.density(torch.ones(1, 1), 1.0)
 """
-    assert run(code, PACT_CPU_ISA="portable").stdout.strip() == "portable"
-    unknown = run(code, PACT_CPU_ISA="mmx")
-    assert unknown.stdout.strip() == "None"
-    assert 'RuntimeError: pact: PACT_CPU_ISA must be one of ["' in unknown.stderr
+    assert run(code, PACT_CPU_ISA="portable").stdout == "portable\n"
 
 
 def test_isa_is_chosen_by_call():

@@ -55,9 +55,16 @@ const Kernels* find(const char* name) {
   return nullptr;
 }
 
+// What PACT_CPU_ISA said at the first look, to be told even when it says something else by then; empty is unset.
+const std::string& wanted() {
+  static const char* const set = std::getenv("PACT_CPU_ISA");
+  static const std::string name = set ? set : "";
+  return name;
+}
+
 // Null when PACT_CPU_ISA names none that can be used.
 std::atomic<const Kernels*>& current() {
-  static std::atomic<const Kernels*> chosen = find(std::getenv("PACT_CPU_ISA"));
+  static std::atomic<const Kernels*> chosen = find(wanted().empty() ? nullptr : wanted().c_str());
   return chosen;
 }
 
@@ -75,8 +82,7 @@ std::string names(bool usable_only) {
 const Kernels& kernels() {
   const Kernels* chosen = current();
   if (!chosen)
-    throw std::runtime_error("pact: PACT_CPU_ISA must be one of " + names(true) + ", got \"" +
-                             std::getenv("PACT_CPU_ISA") + '"');
+    throw std::runtime_error("pact: PACT_CPU_ISA must be one of " + names(true) + ", got \"" + wanted() + '"');
   return *chosen;
 }
 
