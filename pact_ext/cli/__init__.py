@@ -1,50 +1,59 @@
-"""The pact-ext command, and how its errors are told. Each subcommand is a module of its own.
+"""The pact-ext command. Each subcommand is a module of its own.
 
 A subcommand's module has `add_parser(commands)`, which sets `run`: from the parsed arguments to what is printed. It
-imports what needs an extra only when it runs, so that --help and the other commands do without.
+imports what needs an extra, or the library, only when it runs: --help and --version do without.
 """
 
 from __future__ import annotations
 
 import argparse
-import sys
+import contextlib
+import io
+import signal
 from collections.abc import Sequence
 
 from .._version import __version__
-from . import bench_model, info, layers, show_command
-from .errors import CommandError
+from . import bench_model, info, layers, output, show_command
+from .errors import CommandError, missing, shortage
 from .show_command import SHOW_CONFIG
 
 __all__ = ["SHOW_CONFIG", "main"]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command line (default: the process's own). Returns the exit code: 0, or 2 after one line on stderr."""
-    command = None
+    """Run one command line (default: the process's own).
+
+    Returns the exit code: 0, or 2 after one line on stderr. A shell's code for a process that a signal ended stands
+    for Ctrl-C, and for output that nobody reads any more.
+    """
     try:
-        arguments = _parser().parse_args(argv)
-        command = arguments.command
-        text = arguments.run(arguments)
+        output.say(_answer(argv))
     except CommandError as error:
-        problem = str(error)
+        output.complain(str(error))
+        return 2
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+    except BrokenPipeError:
+        return 128 + signal.SIGPIPE
+    return 0
+
+
+def _answer(argv: Sequence[str] | None) -> str:
+    """What the command line prints."""
+    told = io.StringIO()
+    try:
+        with contextlib.redirect_stdout(told):
+            arguments = _parser().parse_args(argv)
+    except SystemExit:
+        return told.getvalue()  # --help or --version
+    try:
+        return arguments.run(arguments) + "\n"
     except ImportError as error:
-        problem = _missing(error, command)
-    else:
-        encoding = sys.stdout.encoding or "utf-8"  # a file's name may hold what the terminal cannot show
-        print(text.encode(encoding, "backslashreplace").decode(encoding))
-        return 0
-    print("pact-ext: error:", " ".join(problem.split()), file=sys.stderr)
-    return 2
-
-
-def _missing(error: ImportError, command: str | None) -> str:
-    package = (error.name or "").split(".")[0]
-    if package not in ("PIL", "matplotlib", "numpy"):
-        return str(error)
-    if command != "show" and package == "matplotlib":
-        return f"{command} --output needs matplotlib, which is not installed: pip install 'pact-ext[show]'"
-    needs, extra = ("matplotlib", "show") if command == "show" else ("transformers", "models")
-    return f"{command} needs Pillow and {needs}, and {package} is not installed: pip install 'pact-ext[{extra}]'"
+        raise CommandError(missing(error, arguments.command)) from None
+    except (MemoryError, RuntimeError) as error:
+        if (problem := shortage(error)) is None:
+            raise
+        raise CommandError(problem) from None
 
 
 class _Parser(argparse.ArgumentParser):

@@ -5,9 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import sys
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import torch
 
@@ -22,12 +20,15 @@ from .opening import (
     add_model_options,
     hush,
     mendable,
+    nonempty,
     opened,
+    path_of,
     preset,
 )
-from .output import check_writable, write
+from .output import check_file, on_terminal, write
 
 VISUAL_TOKENS, TEXT_TOKENS = 2880, 64
+MOST = 1_000_000  # of anything that is counted
 KEEP = 0.3  # about what is published for LLaVA-OneVision-7B
 ATTENTION = ("auto", "dense", "fused")
 
@@ -44,9 +45,11 @@ def add_parser(commands) -> None:
         epilog="example:\n  pact-ext bench-model --random 7b --visual-tokens 2880\n"
         "  pact-ext bench-model --model llava-hf/llava-onevision-qwen2-7b-ov-hf photo.jpg",
     )
-    parser.add_argument("images", metavar="IMAGE", type=Path, nargs="*", help="with --model: image files, one prompt")
+    parser.add_argument("images", metavar="IMAGE", type=path_of, nargs="*", help="with --model: images, one prompt")
     add_model_options(parser, required=False)
-    parser.add_argument("--random", metavar="SHAPE", help=f"random weights in a shape: {', '.join(SHAPES)}")
+    parser.add_argument(
+        "--random", metavar="SHAPE", type=nonempty, help=f"random weights in a shape: {', '.join(SHAPES)}"
+    )
     for flag, default, what in (
         ("visual-tokens", VISUAL_TOKENS, "visual tokens of each row, with --random"),
         ("text-tokens", TEXT_TOKENS, "text tokens of each row, with --random"),
@@ -80,7 +83,7 @@ def add_parser(commands) -> None:
         metavar="NAME",
         help="attention of the model: eager, sdpa or flash_attention_2 (default: the model's own)",
     )
-    parser.add_argument("--json", metavar="FILE", type=Path, help="write every measured value to this file too")
+    parser.add_argument("--json", metavar="FILE", type=path_of, help="write every measured value to this file too")
     parser.set_defaults(run=run)
 
 
@@ -88,22 +91,21 @@ def run(arguments: argparse.Namespace) -> str:
     """Measure; write the JSON if asked to; return the table."""
     _check(arguments)
     config = _config(arguments)
-    with _memory():
-        with mendable():
-            name, model, inputs = _random(arguments) if arguments.random else _given(arguments)
-            apply(model, config, attention=arguments.attention).remove()  # what does not fit shows now
-        from ..models.benchmark import benchmark
+    with mendable():
+        name, model, inputs = _given(arguments) if arguments.random is None else _random(arguments)
+        apply(model, config, attention=arguments.attention).remove()  # what does not fit shows now
+    from ..models.benchmark import benchmark
 
-        with _progress(2 * (arguments.runs + 1)) as step:
-            record = benchmark(
-                model,
-                inputs,
-                config,
-                attention=arguments.attention,
-                runs=arguments.runs,
-                new_tokens=arguments.new_tokens,
-                progress=step,
-            )
+    with _progress(2 * (arguments.runs + 1)) as step:
+        record = benchmark(
+            model,
+            inputs,
+            config,
+            attention=arguments.attention,
+            runs=arguments.runs,
+            new_tokens=arguments.new_tokens,
+            progress=step,
+        )
     import transformers
 
     versions = {"pact_ext": __version__, "torch": torch.__version__, "transformers": transformers.__version__}
@@ -124,14 +126,15 @@ def _check(arguments: argparse.Namespace) -> None:
             flag = "IMAGE" if name == "images" else "--" + name.replace("_", "-")
             raise CommandError(f"{flag} must be left out with {'--model' if arguments.random is None else '--random'}")
     for name in ("visual_tokens", "text_tokens", "batch", "new_tokens", "runs"):
-        if getattr(arguments, name) is not None and getattr(arguments, name) < 1:
-            raise CommandError(f"--{name.replace('_', '-')} must be at least 1, got {getattr(arguments, name)}")
+        count = getattr(arguments, name)
+        if count is not None and not 1 <= count <= MOST:
+            raise CommandError(f"--{name.replace('_', '-')} must be in 1 to {MOST}, got {count}")
     if arguments.keep is not None:
         for name in ("config", "prune_ratio", "dc"):
             if getattr(arguments, name) is not None:
                 raise CommandError(f"--{name.replace('_', '-')} must be left out with --keep, which sets it")
     if arguments.json is not None:
-        check_writable(arguments.json, "--json")
+        check_file(arguments.json, "--json", arguments.images)
 
 
 def _config(arguments: argparse.Namespace) -> PactConfig:
@@ -167,14 +170,6 @@ def _given(arguments: argparse.Namespace):
 
 
 @contextlib.contextmanager
-def _memory() -> Iterator[None]:
-    try:
-        yield
-    except torch.OutOfMemoryError as error:
-        raise CommandError(str(error).split(". ")[0]) from None
-
-
-@contextlib.contextmanager
 def _progress(steps: int) -> Iterator[Callable[[], object] | None]:
     """A bar on a terminal, where there is tqdm."""
     try:
@@ -182,7 +177,7 @@ def _progress(steps: int) -> Iterator[Callable[[], object] | None]:
     except ImportError:
         yield None
         return
-    with tqdm(total=steps, disable=not sys.stderr.isatty(), leave=False, unit="run") as bar:
+    with tqdm(total=steps, disable=not on_terminal(), leave=False, unit="run") as bar:
         yield bar.update
 
 

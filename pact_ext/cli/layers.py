@@ -10,7 +10,6 @@ from pathlib import Path
 import torch
 
 from ..models.families import core_of, family_of
-from ..models.layers import default_threshold, layer_distances, median, recommend
 from ..models.loading import prepare
 from .errors import CommandError
 from .opening import (
@@ -19,9 +18,10 @@ from .opening import (
     add_model_options,
     mendable,
     opened,
+    path_of,
     preset,
 )
-from .output import checked_picture, write
+from .output import check_picture, write
 
 
 def add_parser(commands) -> None:
@@ -36,7 +36,7 @@ def add_parser(commands) -> None:
         epilog="example:\n  pact-ext layers --model llava-hf/llava-onevision-qwen2-7b-ov-hf photos/*.jpg",
     )
     parser.add_argument(
-        "images", metavar="IMAGE", type=Path, nargs="+", help="image files, one run of the model for each"
+        "images", metavar="IMAGE", type=path_of, nargs="+", help="image files, one run of the model for each"
     )
     add_model_options(parser, required=True)
     parser.add_argument(
@@ -47,7 +47,7 @@ def add_parser(commands) -> None:
         "the farthest that two tokens of one cluster can be from each other)",
     )
     add_config_option(parser, "the one that fits the model")
-    parser.add_argument("--output", metavar="PNG", type=Path, help="draw the distances too (needs matplotlib)")
+    parser.add_argument("--output", metavar="PNG", type=path_of, help="draw the distances too (needs matplotlib)")
     parser.add_argument("--json", action="store_true", help="print one JSON object (default: a table)")
     parser.set_defaults(run=run)
 
@@ -57,8 +57,9 @@ def run(arguments: argparse.Namespace) -> str:
     if arguments.threshold is not None and not 0 <= arguments.threshold <= 2:
         raise CommandError(f"--threshold must be a cosine distance, 0 to 2, got {arguments.threshold}")
     if arguments.output is not None:
-        checked_picture(arguments.output)
+        check_picture(arguments.output, arguments.images)
         from . import layers_figure
+    from ..models.layers import default_threshold, layer_distances, median, recommend
     from .photo import pictures
 
     images = pictures(arguments.images)

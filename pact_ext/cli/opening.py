@@ -5,12 +5,13 @@ from __future__ import annotations
 import argparse
 import contextlib
 import re
-import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..config import PRESETS, PactConfig
 from .errors import CommandError
+from .output import on_terminal
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, ProcessorMixin
@@ -18,11 +19,23 @@ if TYPE_CHECKING:
 PROMPT = "Describe the image."
 
 
+def nonempty(text: str) -> str:
+    """An argument that names something: when it is empty, a variable of the shell was."""
+    if not text:
+        raise argparse.ArgumentTypeError("must be a name, got an empty one")
+    return text
+
+
+def path_of(text: str) -> Path:
+    return Path(nonempty(text))
+
+
 def add_model_options(parser: argparse.ArgumentParser, *, required: bool) -> None:
     """--model, --prompt, --device and --dtype."""
     parser.add_argument(
         "--model",
         metavar="NAME_OR_PATH",
+        type=nonempty,
         required=required,
         help="a vision-language model: a folder, or a name on the Hugging Face hub",
     )
@@ -39,7 +52,9 @@ def add_device_options(parser: argparse.ArgumentParser) -> None:
 
 def add_config_option(parser: argparse.ArgumentParser, default: str) -> None:
     presets = ", ".join(sorted(PRESETS))
-    parser.add_argument("--config", metavar="NAME", help=f"published parameters: {presets} (default: {default})")
+    parser.add_argument(
+        "--config", metavar="NAME", type=nonempty, help=f"published parameters: {presets} (default: {default})"
+    )
 
 
 @contextlib.contextmanager
@@ -72,7 +87,7 @@ def hush() -> None:
         return
     logging.set_verbosity_error()
     hub.set_verbosity_error()
-    if not sys.stderr.isatty():
+    if not on_terminal():
         logging.disable_progress_bar()
         disable_progress_bars()
 

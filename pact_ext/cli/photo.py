@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +14,8 @@ from torch import Tensor
 
 from ..drawing import picture
 from .errors import CommandError
+
+MOST_PATCHES = 16384
 
 
 @dataclass(frozen=True)
@@ -52,10 +55,10 @@ class Photo:
         return cells.permute(2, 0, 3, 1, 4).reshape(3, self.rows * p, self.columns * p)
 
 
-def opened(path: Path) -> Image.Image:
-    """An image file as upright RGB."""
+def opened(path: Path, check: Callable[[int, int], object] | None = None) -> Image.Image:
+    """An image file as upright RGB. `check` sees its width and height before its pixels are decoded."""
     try:
-        return picture.read(path)
+        return picture.read(path, check)
     except (FileNotFoundError, ValueError) as error:
         raise CommandError(str(error)) from None
 
@@ -67,19 +70,34 @@ def pictures(paths: Sequence[Path]) -> list[Image.Image]:
 
 def read(path: Path, patch: int, max_side: int) -> Photo:
     """Read an image, scale its longer side down to `max_side`, crop it around its centre to whole patches."""
-    image = opened(path)
+
+    def check(width: int, height: int) -> None:
+        patches = math.prod(side // patch for side in _scaled(width, height, max_side))
+        if patches > MOST_PATCHES:
+            raise CommandError(
+                f"{path} would be {patches} patches, more than {MOST_PATCHES}: raise --patch or lower --max-side"
+            )
+
+    image = opened(path, check)
     size = image.size
-    shrink = min(1.0, max_side / max(size))
-    if shrink < 1:
-        image = image.resize([max(1, round(side * shrink)) for side in size], Image.Resampling.LANCZOS)
-    columns, rows = (side // patch for side in image.size)
+    scaled = _scaled(*size, max_side)
+    if scaled != size:
+        image = image.resize(scaled, Image.Resampling.LANCZOS)
+    columns, rows = (side // patch for side in scaled)
     if min(columns, rows) < 2:
-        scaled = f", {image.width} x {image.height} when scaled to --max-side {max_side}" if shrink < 1 else ""
+        when = f", {scaled[0]} x {scaled[1]} when scaled to --max-side {max_side}" if scaled != size else ""
         raise CommandError(
-            f"{path} is too small: {size[0]} x {size[1]} pixels{scaled}; "
+            f"{path} is too small: {size[0]} x {size[1]} pixels{when}; "
             f"2 x 2 patches need at least {2 * patch} x {2 * patch}"
         )
     left, top = (image.width - columns * patch) // 2, (image.height - rows * patch) // 2
     image = image.crop((left, top, left + columns * patch, top + rows * patch))
     pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 255
-    return Photo(pixels.contiguous(), patch, size, shrink < 1)
+    return Photo(pixels.contiguous(), patch, size, scaled != size)
+
+
+def _scaled(width: int, height: int, max_side: int) -> tuple[int, int]:
+    longer = max(width, height)
+    if longer <= max_side:
+        return width, height
+    return max(1, round(width * max_side / longer)), max(1, round(height * max_side / longer))

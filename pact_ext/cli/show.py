@@ -14,13 +14,12 @@ from ..reduction import Reduction, reduce
 from ..reference import split
 from . import figure
 from .errors import CommandError
-from .output import check_output, write
+from .output import check_picture, write
 from .panels import Panels, panels
 from .photo import Photo, read
 from .timing import RUNS, milliseconds
 from .tokens import Tokens
 
-MOST_PATCHES = 16384
 HONESTY = (
     "Hand-made descriptors (colour, texture, gradients) stand in for a model's keys and queries here;\n"
     "with a model's own, the same operators give exactly that model's reduction."
@@ -53,14 +52,9 @@ def run(image: Path, output: Path, patch: int, max_side: int, config: PactConfig
         raise CommandError(f"--patch must be in 4 to 64 pixels, got {patch}")
     if max_side < 2 * patch:
         raise CommandError(f"--max-side must be at least two patches, {2 * patch} pixels, got {max_side}")
-    check_output(image, output)
-    photo = read(image, patch, max_side)
-    if photo.rows * photo.columns > MOST_PATCHES:
-        raise CommandError(
-            f"{photo.columns} x {photo.rows} patches are more than {MOST_PATCHES}: raise --patch or lower --max-side"
-        )
-    result = shown(photo, config)
-    png = figure.render(result.panels, photo.patch, len(result.kept), config)
+    check_picture(output, [image])
+    result = shown(read(image, patch, max_side), config)
+    png = figure.render(result.panels, patch, len(result.kept), config)
     write(output, png)
     return _summary(image, output, len(png), result, milliseconds(result.tokens, result.kept, result.reduction, config))
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ..config import PactConfig
 from .errors import CommandError
-from .opening import PROMPT, add_config_option, add_model_options, mendable, preset
+from .opening import PROMPT, add_config_option, add_model_options, mendable, path_of, preset
 
 SHOW_CONFIG = PactConfig(prune_ratio=0.45, dc=0.06, dn=2.0, alpha=1.5, gaussian=True)
 """Defaults of `pact-ext show`: dc is fitted to its hand-made descriptors; the rest is as published."""
@@ -31,11 +31,11 @@ def add_parser(commands) -> None:
         epilog="example:\n  pact-ext show photo.jpg --output reduced.png --prune-ratio 0.6 --dc 0.1\n"
         "  pact-ext show photo.jpg --model llava-hf/llava-onevision-qwen2-7b-ov-hf",
     )
-    show.add_argument("image", metavar="IMAGE", type=Path, help="an image file of any size and mode Pillow reads")
+    show.add_argument("image", metavar="IMAGE", type=path_of, help="an image file of any size and mode Pillow reads")
     show.add_argument(
         "--output",
         metavar="PNG",
-        type=Path,
+        type=path_of,
         default=Path("pact-show.png"),
         help="the picture to write (default: %(default)s)",
     )
@@ -95,7 +95,8 @@ def _patches(arguments: argparse.Namespace, given: dict) -> str:
     from . import show
 
     with mendable():
-        config = preset(arguments.config, **given) if arguments.config else dataclasses.replace(SHOW_CONFIG, **given)
+        chosen = SHOW_CONFIG if arguments.config is None else preset(arguments.config)
+        config = dataclasses.replace(chosen, **given)
     patch = PATCH if arguments.patch is None else arguments.patch
     max_side = MAX_SIDE if arguments.max_side is None else arguments.max_side
     return show.run(arguments.image, arguments.output, patch, max_side, config)

@@ -19,7 +19,7 @@ from ..models.loading import prepare
 from ..models.report import Report
 from ..reduction import Reduction
 from . import opening
-from .output import check_output, write
+from .output import check_picture, write
 from .photo import opened
 
 
@@ -90,7 +90,7 @@ def run(
     dtype: str | None = None,
 ) -> str:
     """Write the picture; return the summary."""
-    check_output(image, output)
+    check_picture(output, [image])
     photo = opened(image)
     loaded, processor = opening.opened(model, device, dtype)
     with opening.mendable():

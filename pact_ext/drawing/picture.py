@@ -2,35 +2,49 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import warnings
+from collections.abc import Callable, Iterator
 
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 
-def read(path: str | os.PathLike) -> Image.Image:
+def read(path: str | os.PathLike, check: Callable[[int, int], object] | None = None) -> Image.Image:
     """An image file, upright, as `rgb` makes it.
+
+    Args:
+        check: is called with its width and height, as stored, before its pixels are decoded: the time to refuse it.
 
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: it is no image, or a damaged one.
     """
+    with contextlib.ExitStack() as stack:
+        # A large photograph is scaled down, and is no reason to warn; far larger ones Pillow refuses itself.
+        stack.enter_context(warnings.catch_warnings())
+        warnings.simplefilter("ignore")
+        with _told(path):
+            image = stack.enter_context(Image.open(path))
+        if check is not None:
+            check(*image.size)
+        with _told(path):
+            return rgb(ImageOps.exif_transpose(image))
+
+
+@contextlib.contextmanager
+def _told(path: str | os.PathLike) -> Iterator[None]:
+    """What is wrong with a file, with its name."""
     try:
-        with warnings.catch_warnings():
-            # A large photograph is scaled down, and is no reason to warn; far larger ones Pillow refuses itself.
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(path) as image:
-                upright = ImageOps.exif_transpose(image)
+        yield
     except FileNotFoundError:
         raise FileNotFoundError(f"there is no file {path}") from None
     except UnidentifiedImageError:
         raise ValueError(f"{path} is not an image that Pillow can read") from None
+    except MemoryError:
+        raise
     except Exception as error:  # a damaged file makes decoders raise almost anything
         raise ValueError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from None
-    try:
-        return rgb(upright)
-    except ValueError as error:
-        raise ValueError(f"{path} cannot be read: {error}") from None
 
 
 def rgb(image: Image.Image) -> Image.Image:

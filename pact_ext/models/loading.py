@@ -151,7 +151,7 @@ def _config(name_or_path: str | os.PathLike) -> PretrainedConfig:
 
 
 class _told:
-    """What transformers raises at length, as one line with the name of the model."""
+    """What transformers and readers of weights raise, of any kind and at length, as one line with the model's name."""
 
     def __init__(self, name: str | os.PathLike, what: str) -> None:
         self.name, self.what = name, what
@@ -162,7 +162,7 @@ class _told:
     def __exit__(self, kind, error, trace) -> None:
         if isinstance(error, ImportError):
             raise ImportError(_needs(error, f"{self.what} of {self.name}"), name=error.name) from None
-        if isinstance(error, OSError | ValueError | KeyError):
+        if isinstance(error, Exception) and not isinstance(error, MemoryError | torch.OutOfMemoryError):
             raise ValueError(f"pact_ext: {self.what} of {self.name} cannot be loaded: {_line(error)}") from None
 
 
