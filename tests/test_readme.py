@@ -4,10 +4,11 @@ import re
 import shlex
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+
+from pact_ext import cli
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -59,7 +60,7 @@ def pip(arguments, tmp_path, fresh_python):
     run(fresh_python, "-c", "import torch, pact_ext; torch.ops.pact.dbdpc(torch.eye(3), 0.2, 2.0)", cwd=tmp_path)
 
 
-def pact_ext(arguments, tmp_path):
+def pact_ext(arguments, tmp_path, monkeypatch, capsys):
     cbook = pytest.importorskip("matplotlib.cbook")
     if "--model" in arguments:
         from models import checkpoints
@@ -68,8 +69,9 @@ def pact_ext(arguments, tmp_path):
     if "--random" in arguments:
         arguments[arguments.index("--random") + 1] = "tiny"
     shutil.copy(cbook.get_sample_data("grace_hopper.jpg", asfileobj=False), tmp_path / "photo.jpg")
-    out = run(sys.executable, "-m", "pact_ext.cli", *arguments, cwd=tmp_path)
-    assert out
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(arguments) == 0
+    assert capsys.readouterr().out
     if "--output" in arguments:
         assert (tmp_path / arguments[arguments.index("--output") + 1]).exists()
 
@@ -82,7 +84,7 @@ def test_command(command, tmp_path, request):
     elif program == "pip":
         pip(arguments, tmp_path, request.getfixturevalue("fresh_python"))
     elif program == "pact-ext":
-        pact_ext(arguments, tmp_path)
+        pact_ext(arguments, tmp_path, *map(request.getfixturevalue, ("monkeypatch", "capsys")))
     else:
         pytest.fail(f"the README has a command that this test does not know: {command}")
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -261,8 +259,8 @@ def test_wrong_command_lines(capsys, tmp_path):
         (["--model", "x", "p.jpg", "--text-tokens", "3"], "--text-tokens must be left out with --model"),
         (["--model", "./nowhere", "p.jpg"], "there is no folder ./nowhere"),
         (["--random", "70b"], "shape must be one of 7b, 0.5b, tiny, got 70b"),
-        ([*random, "--runs", "0"], "--runs must be at least 1, got 0"),
-        (["--random", "tiny", "--visual-tokens", "-1"], "--visual-tokens must be at least 1, got -1"),
+        ([*random, "--runs", "0"], "--runs must be in 1 to 1000000, got 0"),
+        (["--random", "tiny", "--visual-tokens", "-1"], "--visual-tokens must be in 1 to 1000000, got -1"),
         ([*random, "--keep", "0"], "--keep must be in (0, 1], got 0.0"),
         ([*random, "--keep", "0.5", "--prune-ratio", "0.1"], "--prune-ratio must be left out with --keep"),
         ([*random, "--dc", "-1"], "dc must be a number >= 0 and finite, got -1.0"),
@@ -276,22 +274,3 @@ def test_wrong_command_lines(capsys, tmp_path):
         ([*random, "--json", tmp_path], "cannot be written: it is a folder"),
     ):
         assert wanted in fails(capsys, *arguments), arguments
-
-
-def test_out_of_memory_is_one_line(capsys, monkeypatch):
-    def full(*arguments, **options):
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 TiB.\nSee the documentation.")
-
-    monkeypatch.setattr(bench_model, "random_model", full)
-    assert fails(capsys, "--random", "tiny") == "pact-ext: error: CUDA out of memory\n"
-
-
-def test_help_and_missing_transformers():
-    code = "import sys; sys.modules['transformers'] = None; from pact_ext.cli import main; sys.exit(main(sys.argv[1:]))"
-    for arguments, returned, wanted in (
-        (["--help"], 0, ""),
-        (["--random", "tiny"], 2, "need transformers 4.57 or newer: pip install 'pact-ext[models]'\n"),
-    ):
-        line = [sys.executable, "-c", code, "bench-model", *arguments]
-        done = subprocess.run(line, capture_output=True, text=True, timeout=120)
-        assert (done.returncode, done.stderr[-len(wanted) :] if wanted else done.stderr) == (returned, wanted)

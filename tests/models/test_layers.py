@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -225,25 +223,3 @@ def test_errors(capsys, folder, images, tmp_path):
         (["--model", folder, photo, "--prompt", "<image>"], "prompt must be text alone, got one with <image> in it"),
     ):
         assert wanted in fails(capsys, *arguments)
-
-
-@pytest.mark.parametrize(
-    ("package", "arguments", "wanted"),
-    [
-        ("transformers", [], "need transformers 4.57 or newer: pip install 'pact-ext[models]'"),
-        ("PIL", [], "layers needs Pillow and transformers, and PIL is not installed: pip install 'pact-ext[models]'"),
-        (
-            "matplotlib",
-            ["--output", "a.png"],
-            "layers --output needs matplotlib, which is not installed: pip install 'pact-ext[show]'",
-        ),
-    ],
-    ids=["transformers", "PIL", "matplotlib"],
-)
-def test_missing_extra(folder, images, package, arguments, wanted):
-    code = f"import sys; sys.modules[{package!r}] = None; from pact_ext.cli import main; sys.exit(main(sys.argv[1:]))"
-    line = command("--model", folder, images[0], *arguments)
-    done = subprocess.run([sys.executable, "-c", code, *line], capture_output=True, text=True, timeout=120)
-    assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.endswith(f"{wanted}\n")
-    assert done.stderr.count("\n") == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 
@@ -125,6 +126,14 @@ def test_what_is_no_checkpoint_is_told(folders, tmp_path):
         load(tmp_path)
     with pytest.raises(ValueError, match="there is no such folder, and the configuration of no/such cannot be loaded"):
         load("no/such")
+
+
+def test_damaged_weights_are_told(folders, tmp_path):
+    folder = shutil.copytree(folders["llava"], tmp_path / "cut")
+    (weights,) = folder.glob("*.safetensors")
+    weights.write_bytes(weights.read_bytes()[:5000])
+    with pytest.raises(ValueError, match="the model of .*cut cannot be loaded: .*header"):
+        load(folder)
 
 
 def test_other_models_are_refused_before_their_weights(folders, tmp_path):

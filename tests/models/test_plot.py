@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-
 import pytest
 import torch
 
@@ -244,16 +241,3 @@ def test_the_reduction_is_left_as_it_was(picture, reduction):
     before = {name: value.clone() for name, value in vars(reduction).items() if value is not None}
     plot(picture, reduction)
     assert all(torch.equal(getattr(reduction, name), value) for name, value in before.items())
-
-
-def test_pillow_is_needed_only_to_draw():
-    code = (
-        "import sys; sys.modules.update(PIL=None, numpy=None, matplotlib=None); import pact_ext, torch\n"
-        "assert 'transformers' not in sys.modules\n"
-        "keys = torch.ones(4, 1, 2)\n"
-        "r = pact_ext.reduce(torch.ones(4, 2), keys, keys)\n"
-        "try: pact_ext.plot_tokens('photo.jpg', r, (2, 2))\n"
-        "except ImportError as error: print(error.name, error)\n"
-    )
-    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
-    assert process.stdout == "PIL pact_ext.plot_tokens needs Pillow: pip install 'pact-ext[models]'\n", process.stderr
