@@ -11,5 +11,6 @@ try:
     from . import ops
     from .drawing.plot import plot_tokens
     from .reduction import Reduction, reduce
-except ImportError as error:  # told on first use, and by the command line
-    __getattr__ = _library.stand_in(error, __all__)
+except ImportError:
+    if not _library.in_command_line():  # which comes up all the same, has its help, and says what is wrong in one line
+        raise

@@ -8,9 +8,8 @@ import json
 import os
 import platform
 import re
-from collections.abc import Callable, Sequence
+import sys
 from pathlib import Path
-from typing import NoReturn
 
 import torch
 
@@ -68,25 +67,9 @@ def load() -> ctypes.CDLL:
     return handle
 
 
-def stand_in(reason: ImportError, names: Sequence[str]) -> Callable[[str], NoReturn]:
-    """Where the library does not load: a module's ``__getattr__`` that raises the reason for each of the names.
-
-    ``torch.ops.pact`` raises it too. So the package itself imports, and its command line can say what is wrong.
-    """
-
-    def missing(name: str) -> NoReturn:
-        if name in names:
-            raise ImportError(str(reason), name=reason.name)
-        raise AttributeError(f"module 'pact_ext' has no attribute {name!r}")
-
-    class Operators:
-        def __getattr__(self, name: str) -> NoReturn:
-            if name.startswith("__"):  # Python's own questions
-                raise AttributeError(name)
-            raise ImportError(str(reason), name=reason.name)
-
-    torch.ops.pact = Operators()
-    return missing
+def in_command_line() -> bool:
+    """Whether this process is the pact-ext command, or ``python -m pact_ext.cli``."""
+    return Path(sys.argv[0]).stem == "pact-ext" or sys.orig_argv[1:3] == ["-m", "pact_ext.cli"]
 
 
 def cuda_loadable() -> bool:
