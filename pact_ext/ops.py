@@ -1,4 +1,4 @@
-"""The operators of torch.ops.pact, typed and documented, and their shape functions for torch.compile.
+"""The operators of torch.ops.pact, typed and documented.
 
 Shapes: n visual tokens, d hidden size, Hq query heads, Hk key/value heads (Hq a multiple of Hk), dh head size,
 dk = Hk * dh. Keys are ``[n, dk]`` or ``[n, Hk, dh]``. Tensors may be float32, float16 or bfloat16 and have any
@@ -14,11 +14,11 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.library import register_fake
 
-from . import _library
+from . import _library, shapes
 
 _library.load()
+shapes.register()
 _ops = torch.ops.pact
 
 
@@ -164,63 +164,4 @@ def reduce(
         scores=scores,
         scale=scale,
         gaussian=gaussian,
-    )
-
-
-# --- Shape functions. The number of centres is known only from the data: an unbacked symbolic size. ------------
-
-
-@register_fake("pact::euti_scores")
-def _(hidden, keys, queries, scale=None):
-    return hidden.new_empty(hidden.shape[0], dtype=torch.float32)
-
-
-@register_fake("pact::density")
-def _(keys, dn, *, gaussian=False):
-    return keys.new_empty(keys.shape[0], dtype=torch.float32)
-
-
-@register_fake("pact::dbdpc")
-def _(keys, dc, dn, *, gaussian=False):
-    c = torch.library.get_ctx().new_dynamic_size()
-    return keys.new_empty(c, dtype=torch.int64), keys.new_empty(keys.shape[0], dtype=torch.int64)
-
-
-@register_fake("pact::assign")
-def _(keys, centers, max_distance):
-    n = keys.shape[0]
-    return keys.new_empty(n, dtype=torch.int64), keys.new_empty(n, dtype=torch.float32)
-
-
-@register_fake("pact::segment_mean")
-def _(x, labels, num_segments):
-    return x.new_empty(num_segments, x.shape[1]), labels.new_empty(num_segments)
-
-
-@register_fake("pact::max_distance")
-def _(keys):
-    return keys.new_empty((), dtype=torch.float32)
-
-
-@register_fake("pact::reduce")
-def _(
-    hidden,
-    keys,
-    queries,
-    cluster_keys,
-    prune_ratio,
-    dc,
-    dn,
-    alpha,
-    *,
-    scores=None,
-    scale=None,
-    gaussian=False,
-):
-    c = torch.library.get_ctx().new_dynamic_size()
-    return (
-        hidden.new_empty(c, hidden.shape[1]),
-        hidden.new_empty(c, dtype=torch.int64),
-        hidden.new_empty(c, dtype=torch.int64),
-        hidden.new_empty(hidden.shape[0], dtype=torch.int64),
     )
