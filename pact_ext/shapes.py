@@ -93,7 +93,7 @@ def check_normalisation(op: str, dn: float) -> None:
 
 def check_scale(op: str, scale: float | None) -> None:
     if scale is not None:
-        Argument(op, "scale", scale).check_number("finite in float32", -LARGEST <= scale, scale <= LARGEST)
+        Argument(op, "scale", scale).check_number("finite in float32", scale >= -LARGEST, scale <= LARGEST)
 
 
 def check_heads(keys: Argument, queries: Argument) -> None:
@@ -170,9 +170,7 @@ def max_distance(keys):
     return keys.new_empty((), dtype=torch.float32)
 
 
-def reduce(
-    hidden, keys, queries, cluster_keys, prune_ratio, dc, dn, alpha, *, scores=None, scale=None, gaussian=False
-):
+def reduce(hidden, keys, queries, cluster_keys, prune_ratio, dc, dn, alpha, *, scores=None, scale=None, gaussian=False):
     h = check_importance("reduce", hidden, keys, queries)
     clustered = Argument("reduce", "cluster_keys", cluster_keys)
     clustered.check_keys()
