@@ -2,9 +2,9 @@
 #include <atomic>
 #include <cstdlib>
 #include <cstring>
-#include <stdexcept>
 #include <string>
 
+#include "../error.h"
 #include "simd/kernels.h"
 
 namespace pact {
@@ -75,8 +75,8 @@ std::string names(bool usable_only) {
 const Kernels& kernels() {
   const Kernels* chosen = current();
   if (!chosen)
-    throw std::runtime_error("pact: PACT_CPU_ISA must be one of " + names(true) + ", got \"" +
-                             std::getenv("PACT_CPU_ISA") + '"');
+    throw Error(
+        joined("pact: PACT_CPU_ISA must be one of ", names(true), ", got \"", std::getenv("PACT_CPU_ISA"), '"'));
   return *chosen;
 }
 
