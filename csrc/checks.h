@@ -1,74 +1,21 @@
-// Argument checks shared by the backends. A message reads
-//   pact::dbdpc: keys must be [n, dk] or [n, Hk, dh], got [3, 4, 5, 6]
+// What the host can see of an operator's arguments: one function per operator, for every backend. What torch.compile
+// and meta tensors see is checked by pact_ext/shapes.py, in the same words.
 #pragma once
-
-#include <torch/csrc/stable/library.h>
-#include <torch/csrc/stable/ops.h>
-#include <torch/csrc/stable/tensor.h>
-#include <torch/headeronly/core/ScalarType.h>
 
 #include <algorithm>
 #include <cfloat>
 #include <cmath>
 #include <cstdint>
 #include <optional>
-#include <sstream>
-#include <stdexcept>
-#include <string>
 
+#include "describe.h"
 #include "dtype.h"
 
 namespace pact {
 
-using torch::headeronly::ScalarType;
-using torch::stable::Tensor;
-
-// One argument of one operator, as the messages name it.
-struct Argument {
-  const char* op;
-  const char* name;
-
-  template <typename... Words>
-  [[noreturn]] void fail(const Words&... words) const {
-    std::ostringstream message;
-    message << "pact::" << op << ": " << name << ' ';
-    (message << ... << words);
-    throw std::runtime_error(message.str());
-  }
-};
-
-inline std::string shape_of(const Tensor& t) {
-  std::ostringstream shape;
-  shape << '[';
-  for (int64_t i = 0; i < t.dim(); ++i) shape << (i ? ", " : "") << t.size(i);
-  shape << ']';
-  return shape.str();
-}
-
-inline std::string dtype_name(ScalarType dtype) {
-  switch (dtype) {
-    case ScalarType::Float:
-      return "float32";
-    case ScalarType::Half:
-      return "float16";
-    case ScalarType::BFloat16:
-      return "bfloat16";
-    case ScalarType::Double:
-      return "float64";
-    case ScalarType::Long:
-      return "int64";
-    case ScalarType::Int:
-      return "int32";
-    case ScalarType::Bool:
-      return "bool";
-    default:
-      return "dtype number " + std::to_string(static_cast<int>(dtype));
-  }
-}
-
 // Of a tensor that check_floating accepts.
 inline Dtype dtype_of(const Tensor& t) {
-  switch (t.scalar_type()) {
+  switch (scalar_type(t)) {
     case ScalarType::Half:
       return Dtype::kFloat16;
     case ScalarType::BFloat16:
@@ -78,25 +25,31 @@ inline Dtype dtype_of(const Tensor& t) {
   }
 }
 
+inline void check_tensor(Argument arg, const Tensor& t) {
+  if (!t.defined()) arg.fail("must be a tensor, got None");
+}
+
 inline void check_dtype(Argument arg, const Tensor& t, ScalarType wanted) {
-  if (t.scalar_type() != wanted) arg.fail("must be ", dtype_name(wanted), ", got ", dtype_name(t.scalar_type()));
+  check_tensor(arg, t);
+  if (scalar_type(t) != wanted) arg.fail("must be ", dtype_name(wanted), ", got ", dtype_name(scalar_type(t)));
 }
 
 inline void check_floating(Argument arg, const Tensor& t) {
-  const ScalarType dtype = t.scalar_type();
-  if (dtype != ScalarType::Float && dtype != ScalarType::Half && dtype != ScalarType::BFloat16)
-    arg.fail("must be float32, float16 or bfloat16, got ", dtype_name(dtype));
+  check_tensor(arg, t);
+  const ScalarType found = scalar_type(t);
+  if (found != ScalarType::Float && found != ScalarType::Half && found != ScalarType::BFloat16)
+    arg.fail("must be float32, float16 or bfloat16, got ", dtype_name(found));
 }
 
 inline void check_same_dtype(Argument arg, const Tensor& t, const char* other_name, const Tensor& other) {
-  if (t.scalar_type() != other.scalar_type())
-    arg.fail("must have the dtype of ", other_name, ", ", dtype_name(other.scalar_type()), ", got ",
-             dtype_name(t.scalar_type()));
+  if (scalar_type(t) != scalar_type(other))
+    arg.fail("must have the dtype of ", other_name, ", ", dtype_name(scalar_type(other)), ", got ",
+             dtype_name(scalar_type(t)));
 }
 
 inline void check_same_device(Argument arg, const Tensor& t, const char* other_name, const Tensor& other) {
-  if (t.is_cpu() != other.is_cpu() || t.get_device_index() != other.get_device_index())
-    arg.fail("must be on the device of ", other_name, ", got another one");
+  const std::string wanted = device_of(other), found = device_of(t);
+  if (found != wanted) arg.fail("must be on the device of ", other_name, ", ", wanted, ", got ", found);
 }
 
 inline void check_shape(Argument arg, const Tensor& t, const char* wanted, bool ok) {
@@ -120,7 +73,8 @@ inline void check_rows(Argument arg, const Tensor& t, const char* other_name, co
     arg.fail("must have as many rows as ", other_name, ", ", other.size(0), ", got ", shape_of(t));
 }
 
-inline void check_number(Argument arg, double value, const char* wanted, bool ok) {
+template <typename Number>
+void check_number(Argument arg, Number value, const char* wanted, bool ok) {
   if (!ok) arg.fail("must be ", wanted, ", got ", value);
 }
 
@@ -128,6 +82,10 @@ inline void check_cutoff(Argument arg, double dc) { check_number(arg, dc, ">= 0"
 
 inline void check_normalisation(Argument arg, double dn) {
   check_number(arg, dn, "> 0 and finite", dn > 0 && std::isfinite(dn));
+}
+
+inline void check_scale(Argument arg, const std::optional<double>& scale) {
+  if (scale) check_number(arg, *scale, "finite in float32", std::abs(*scale) <= FLT_MAX);
 }
 
 // Heads of keys and queries for the importance score. A two-dimensional tensor takes the head size of the other.
@@ -167,6 +125,31 @@ inline Heads check_importance_inputs(const char* op, const Tensor& hidden, const
   return heads;
 }
 
+inline Heads check_euti_scores_inputs(const Tensor& hidden, const Tensor& keys, const Tensor& queries,
+                                      const std::optional<double>& scale) {
+  const Heads heads = check_importance_inputs("euti_scores", hidden, keys, queries);
+  check_scale({"euti_scores", "scale"}, scale);
+  return heads;
+}
+
+// What the data alone tells, of inputs that are finite themselves.
+[[noreturn]] inline void fail_scores(const char* op) {
+  fail(op, "the importance scores must be finite, got NaN or Inf: the inputs are too large");
+}
+
+inline void check_density_inputs(const Tensor& keys, double dn) {
+  check_keys({"density", "keys"}, keys);
+  check_normalisation({"density", "dn"}, dn);
+}
+
+inline void check_dbdpc_inputs(const Tensor& keys, double dc, double dn) {
+  check_keys({"dbdpc", "keys"}, keys);
+  check_cutoff({"dbdpc", "dc"}, dc);
+  check_normalisation({"dbdpc", "dn"}, dn);
+}
+
+inline void check_max_distance_inputs(const Tensor& keys) { check_keys({"max_distance", "keys"}, keys); }
+
 inline void check_assign_inputs(const Tensor& keys, const Tensor& centers, double max_distance) {
   const Argument arg{"assign", "centers"};
   check_keys({"assign", "keys"}, keys);
@@ -184,7 +167,7 @@ inline void check_segment_mean_inputs(const Tensor& x, const Tensor& labels, int
   check_shape(arg, labels, "[n]", labels.dim() == 1);
   check_same_device(arg, labels, "x", x);
   check_rows(arg, labels, "x", x);
-  check_number({"segment_mean", "num_segments"}, double(num_segments), "in [1, 2^31)",
+  check_number({"segment_mean", "num_segments"}, num_segments, "in [1, 2^31)",
                num_segments >= 1 && num_segments <= INT32_MAX);
 }
 
@@ -208,7 +191,7 @@ inline Heads check_reduce_inputs(const Tensor& hidden, const Tensor& keys, const
   check_cutoff({op, "dc"}, c.dc);
   check_normalisation({op, "dn"}, c.dn);
   check_number({op, "alpha"}, c.alpha, ">= 0 and finite", c.alpha >= 0 && std::isfinite(c.alpha));
-  if (c.scale) check_number({op, "scale"}, *c.scale, "finite", std::isfinite(*c.scale));
+  check_scale({op, "scale"}, c.scale);
   if (scores) {
     check_dtype(score_arg, *scores, ScalarType::Float);
     check_shape(score_arg, *scores, "[n]", scores->dim() == 1);

@@ -1,16 +1,91 @@
-// Every operator's schema, once. The backends register their implementations beside their code.
-#include <torch/csrc/stable/library.h>
-#include <torch/csrc/stable/tensor.h>
+// Every operator's schema, once. The backends register their implementations beside their code; what is here besides
+// meets the calls that no backend takes.
+#include "boxed.h"
+#include "checks.h"
 
 STABLE_TORCH_LIBRARY(pact, m) {
   m.def("euti_scores(Tensor hidden, Tensor keys, Tensor queries, float? scale=None) -> Tensor");
   m.def("density(Tensor keys, float dn, *, bool gaussian=False) -> Tensor");
   m.def("dbdpc(Tensor keys, float dc, float dn, *, bool gaussian=False) -> (Tensor centers, Tensor labels)");
   m.def("assign(Tensor keys, Tensor centers, float max_distance) -> (Tensor labels, Tensor distances)");
-  m.def("segment_mean(Tensor x, Tensor labels, int num_segments) -> (Tensor means, Tensor counts)");
+  m.def("segment_mean(Tensor x, Tensor labels, SymInt num_segments) -> (Tensor means, Tensor counts)");
   m.def("max_distance(Tensor keys) -> Tensor");
   m.def(
       "reduce(Tensor hidden, Tensor keys, Tensor queries, Tensor cluster_keys, float prune_ratio, float dc, "
       "float dn, float alpha, *, Tensor? scores=None, float? scale=None, bool gaussian=False) "
       "-> (Tensor merged, Tensor sizes, Tensor centers, Tensor labels)");
+}
+
+namespace pact {
+namespace {
+
+struct Named {
+  const char* name;
+  const Tensor& tensor;
+};
+
+// What the checks let through and still came here: the first tensor that is not where an operator could be.
+[[noreturn]] void fail_backend(const char* op, std::initializer_list<Named> tensors) {
+  for (const auto& [name, t] : tensors) {
+    if (layout_of(t) != "strided" || !(t.is_cpu() || t.is_cuda()))
+      Argument{op, name}.fail("must be a strided tensor on the CPU or a CUDA device, got ", layout_of(t), " on ",
+                              device_of(t));
+  }
+  fail(op, "the operators for CUDA are not loaded: this build has none, or this torch is not a CUDA build");
+}
+
+Tensor euti_scores(const Tensor& hidden, const Tensor& keys, const Tensor& queries, std::optional<double> scale) {
+  check_euti_scores_inputs(hidden, keys, queries, scale);
+  fail_backend("euti_scores", {{"hidden", hidden}, {"keys", keys}, {"queries", queries}});
+}
+
+Tensor density(const Tensor& keys, double dn, bool) {
+  check_density_inputs(keys, dn);
+  fail_backend("density", {{"keys", keys}});
+}
+
+std::tuple<Tensor, Tensor> dbdpc(const Tensor& keys, double dc, double dn, bool) {
+  check_dbdpc_inputs(keys, dc, dn);
+  fail_backend("dbdpc", {{"keys", keys}});
+}
+
+std::tuple<Tensor, Tensor> assign(const Tensor& keys, const Tensor& centers, double max_distance) {
+  check_assign_inputs(keys, centers, max_distance);
+  fail_backend("assign", {{"keys", keys}, {"centers", centers}});
+}
+
+std::tuple<Tensor, Tensor> segment_mean(const Tensor& x, const Tensor& labels, int64_t num_segments) {
+  check_segment_mean_inputs(x, labels, num_segments);
+  fail_backend("segment_mean", {{"x", x}, {"labels", labels}});
+}
+
+Tensor max_distance(const Tensor& keys) {
+  check_max_distance_inputs(keys);
+  fail_backend("max_distance", {{"keys", keys}});
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor> reduce(const Tensor& hidden, const Tensor& keys, const Tensor& queries,
+                                                  const Tensor& cluster_keys, double prune_ratio, double dc, double dn,
+                                                  double alpha, const std::optional<Tensor>& scores,
+                                                  std::optional<double> scale, bool gaussian) {
+  check_reduce_inputs(hidden, keys, queries, cluster_keys, scores, {prune_ratio, dc, dn, alpha, scale, gaussian});
+  fail_backend("reduce", {{"hidden", hidden},
+                          {"keys", keys},
+                          {"queries", queries},
+                          {"cluster_keys", cluster_keys},
+                          {"scores", scores.value_or(hidden)}});
+}
+
+}  // namespace
+}  // namespace pact
+
+// Another device or layout, CUDA without its library, or None for every tensor.
+STABLE_TORCH_LIBRARY_IMPL(pact, CompositeExplicitAutograd, m) {
+  m.impl("euti_scores", PACT_BOX("euti_scores", &pact::euti_scores));
+  m.impl("density", PACT_BOX("density", &pact::density));
+  m.impl("dbdpc", PACT_BOX("dbdpc", &pact::dbdpc));
+  m.impl("assign", PACT_BOX("assign", &pact::assign));
+  m.impl("segment_mean", PACT_BOX("segment_mean", &pact::segment_mean));
+  m.impl("max_distance", PACT_BOX("max_distance", &pact::max_distance));
+  m.impl("reduce", PACT_BOX("reduce", &pact::reduce));
 }

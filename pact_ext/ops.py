@@ -1,4 +1,4 @@
-"""The operators of torch.ops.pact, typed and documented, and their shape functions for torch.compile.
+"""The operators of torch.ops.pact, typed and documented.
 
 Shapes: n visual tokens, d hidden size, Hq query heads, Hk key/value heads (Hq a multiple of Hk), dh head size,
 dk = Hk * dh. Keys are ``[n, dk]`` or ``[n, Hk, dh]``. Tensors may be float32, float16 or bfloat16 and have any
@@ -7,19 +7,31 @@ inference-time step.
 
 Every operator raises RuntimeError on bad input, naming the operator, the argument, what was expected and what it
 got: wrong rank, sizes that do not agree, an unsupported dtype, tensors on different devices, an empty input, a
-scalar out of range, and on the CPU also NaN, Inf, or an index out of range in the data.
+scalar out of range, and on the CPU also NaN, Inf, or an index out of range in the data. Memory that runs out is a
+RuntimeError that names the operator and the allocation; on CUDA a torch.OutOfMemoryError, which `torch.ops.pact`
+itself, behind an interface without types of exception, has to raise as RuntimeError.
 """
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.library import register_fake
 
-from . import _library
+from . import _library, shapes
 
 _library.load()
+shapes.register()
 _ops = torch.ops.pact
+
+
+def _call(op, *args, **kwargs):
+    """The operator's results. Of exceptions, only RuntimeError comes through torch's stable ABI."""
+    try:
+        return op(*args, **kwargs)
+    except RuntimeError as error:
+        if "CUDA out of memory" in str(error):
+            raise torch.OutOfMemoryError(str(error)) from None
+        raise
 
 
 def euti_scores(hidden: Tensor, keys: Tensor, queries: Tensor, scale: float | None = None) -> Tensor:
@@ -37,7 +49,7 @@ def euti_scores(hidden: Tensor, keys: Tensor, queries: Tensor, scale: float | No
     Returns:
         Scores, float32 ``[n]``, all >= 0.
     """
-    return _ops.euti_scores(hidden, keys, queries, scale)
+    return _call(_ops.euti_scores, hidden, keys, queries, scale)
 
 
 def density(keys: Tensor, dn: float, *, gaussian: bool = False) -> Tensor:
@@ -54,7 +66,7 @@ def density(keys: Tensor, dn: float, *, gaussian: bool = False) -> Tensor:
     Returns:
         Density, float32 ``[n]``, in [1, n].
     """
-    return _ops.density(keys, dn, gaussian=gaussian)
+    return _call(_ops.density, keys, dn, gaussian=gaussian)
 
 
 def dbdpc(keys: Tensor, dc: float, dn: float, *, gaussian: bool = False) -> tuple[Tensor, Tensor]:
@@ -74,7 +86,7 @@ def dbdpc(keys: Tensor, dc: float, dn: float, *, gaussian: bool = False) -> tupl
         centers: int64 ``[c]``, ascending token indices.
         labels: int64 ``[n]``, a position in `centers` for each token.
     """
-    return _ops.dbdpc(keys, dc, dn, gaussian=gaussian)
+    return _call(_ops.dbdpc, keys, dc, dn, gaussian=gaussian)
 
 
 def assign(keys: Tensor, centers: Tensor, max_distance: float) -> tuple[Tensor, Tensor]:
@@ -89,7 +101,7 @@ def assign(keys: Tensor, centers: Tensor, max_distance: float) -> tuple[Tensor, 
         labels: int64 ``[n]``, a position in `centers`, or -1.
         distances: float32 ``[n]``, the distance to the nearest centre, whatever the label.
     """
-    return _ops.assign(keys, centers, max_distance)
+    return _call(_ops.assign, keys, centers, max_distance)
 
 
 def segment_mean(x: Tensor, labels: Tensor, num_segments: int) -> tuple[Tensor, Tensor]:
@@ -104,7 +116,7 @@ def segment_mean(x: Tensor, labels: Tensor, num_segments: int) -> tuple[Tensor, 
         means: ``[num_segments, d]`` in the dtype of x; zeros for a segment without rows.
         counts: int64 ``[num_segments]``.
     """
-    return _ops.segment_mean(x, labels, num_segments)
+    return _call(_ops.segment_mean, x, labels, num_segments)
 
 
 def max_distance(keys: Tensor) -> Tensor:
@@ -113,7 +125,7 @@ def max_distance(keys: Tensor) -> Tensor:
     Args:
         keys: ``[n, dk]`` or ``[n, Hk, dh]``.
     """
-    return _ops.max_distance(keys)
+    return _call(_ops.max_distance, keys)
 
 
 def reduce(
@@ -152,7 +164,8 @@ def reduce(
         centers: int64 ``[c]``, ascending token indices.
         labels: int64 ``[n]``, a position in `centers`, or -1 for a discarded token.
     """
-    return _ops.reduce(
+    return _call(
+        _ops.reduce,
         hidden,
         keys,
         queries,
@@ -164,63 +177,4 @@ def reduce(
         scores=scores,
         scale=scale,
         gaussian=gaussian,
-    )
-
-
-# --- Shape functions. The number of centres is known only from the data: an unbacked symbolic size. ------------
-
-
-@register_fake("pact::euti_scores")
-def _(hidden, keys, queries, scale=None):
-    return hidden.new_empty(hidden.shape[0], dtype=torch.float32)
-
-
-@register_fake("pact::density")
-def _(keys, dn, *, gaussian=False):
-    return keys.new_empty(keys.shape[0], dtype=torch.float32)
-
-
-@register_fake("pact::dbdpc")
-def _(keys, dc, dn, *, gaussian=False):
-    c = torch.library.get_ctx().new_dynamic_size()
-    return keys.new_empty(c, dtype=torch.int64), keys.new_empty(keys.shape[0], dtype=torch.int64)
-
-
-@register_fake("pact::assign")
-def _(keys, centers, max_distance):
-    n = keys.shape[0]
-    return keys.new_empty(n, dtype=torch.int64), keys.new_empty(n, dtype=torch.float32)
-
-
-@register_fake("pact::segment_mean")
-def _(x, labels, num_segments):
-    return x.new_empty(num_segments, x.shape[1]), labels.new_empty(num_segments)
-
-
-@register_fake("pact::max_distance")
-def _(keys):
-    return keys.new_empty((), dtype=torch.float32)
-
-
-@register_fake("pact::reduce")
-def _(
-    hidden,
-    keys,
-    queries,
-    cluster_keys,
-    prune_ratio,
-    dc,
-    dn,
-    alpha,
-    *,
-    scores=None,
-    scale=None,
-    gaussian=False,
-):
-    c = torch.library.get_ctx().new_dynamic_size()
-    return (
-        hidden.new_empty(c, hidden.shape[1]),
-        hidden.new_empty(c, dtype=torch.int64),
-        hidden.new_empty(c, dtype=torch.int64),
-        hidden.new_empty(hidden.shape[0], dtype=torch.int64),
     )

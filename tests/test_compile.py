@@ -81,6 +81,53 @@ def test_exports_with_a_dynamic_dimension(name):
             assert torch.equal(ours, expected)
 
 
+def chained(hidden, keys):
+    """Sizes that only the data tells, and the length of the input, handed on as arguments and as shapes."""
+    centers, labels = ops.dbdpc(keys, 0.3, 2.0)
+    means, counts = ops.segment_mean(hidden, labels, centers.shape[0])
+    roomy, _ = ops.segment_mean(hidden, labels, hidden.shape[0])
+    near, _ = ops.assign(keys, centers, 0.9)
+    merged = ops.reduce(means, keys[centers], keys[centers], means, 0.4, 0.3, 2.0, 1.5, scores=counts.float())[0]
+    return means * 2, roomy, near, merged, ops.euti_scores(merged, merged, merged)
+
+
+def test_chains_compile_once():
+    torch._dynamo.reset()
+    graphs = CompileCounterWithBackend("aot_eager")
+    compiled = torch.compile(chained, fullgraph=True, dynamic=True, backend=graphs)
+    for n in (20, 33, 7):
+        args = torch.randn(n, 12), torch.randn(n, 2, 8)
+        for ours, expected in zip(compiled(*args), chained(*args), strict=True):
+            assert torch.equal(ours, expected)
+    assert graphs.frame_count == 1
+
+
+def test_chains_export_with_a_dynamic_dimension():
+    class Module(torch.nn.Module):
+        def forward(self, hidden, keys):
+            return chained(hidden, keys)
+
+    n = torch.export.Dim("n", min=2)
+    args = torch.randn(20, 12), torch.randn(20, 2, 8)
+    program = torch.export.export(Module(), args, dynamic_shapes=({0: n}, {0: n}))
+    for size in (20, 41):
+        args = torch.randn(size, 12), torch.randn(size, 2, 8)
+        for ours, expected in zip(program.module()(*args), chained(*args), strict=True):
+            assert torch.equal(ours, expected)
+
+
+def test_errors_of_a_compiled_call():
+    """What is known while compiling is an error then; what is a symbol, when the operator runs."""
+    keys, centers = torch.randn(6, 4), torch.tensor([0])
+    for backend in ("eager", "aot_eager"):
+        torch._dynamo.reset()
+        assign = torch.compile(ops.assign, fullgraph=True, dynamic=True, backend=backend)
+        with pytest.raises(RuntimeError, match="pact::assign: centers must be int64, got int32"):
+            assign(keys, centers.int(), 0.5)
+        with pytest.raises(RuntimeError, match="pact::assign: max_distance must be a number, got nan"):
+            assign(keys, centers, float("nan"))
+
+
 @pytest.mark.parametrize("config", [PactConfig(), PactConfig(cluster=False), PactConfig(merge=False)], ids=str)
 def test_reduction_compiles_without_a_graph_break(config):
     torch._dynamo.reset()

@@ -113,26 +113,11 @@ def test_same_bits_every_thread_count_and_stride(backend, threads):
     assert torch.equal(ops.assign(keys, every_other, 0.5)[0], expected[0])
 
 
-@pytest.mark.parametrize(
-    ("centers", "limit", "message"),
-    [
-        pytest.param(
-            torch.tensor([0, 4]),
-            1.0,
-            r"pact::assign: centers must be token indices in \[0, 4\), got 4",
-            marks=only_in_data,
-        ),
-        pytest.param(torch.tensor([-1]), 1.0, r"centers must be token indices in \[0, 4\), got -1", marks=only_in_data),
-        (torch.tensor([0], dtype=torch.int32), 1.0, "centers must be int64, got int32"),
-        (torch.tensor([[0]]), 1.0, r"centers must be \[c\], got \[1, 1\]"),
-        (torch.tensor([], dtype=torch.int64), 1.0, r"centers must not be empty, got \[0\]"),
-        (torch.tensor([0]), float("nan"), "max_distance must be a number, got nan"),
-    ],
-    ids=str,
-)
-def test_errors(backend, centers, limit, message):
-    with pytest.raises(RuntimeError, match=message):
-        ops.assign(torch.ones(4, 3).to(backend.device), centers.to(backend.device), limit)
+@only_in_data
+@pytest.mark.parametrize("center", [4, -1])
+def test_center_out_of_range(backend, center):
+    with pytest.raises(RuntimeError, match=rf"pact::assign: centers must be token indices in \[0, 4\), got {center}"):
+        ops.assign(torch.ones(4, 3), torch.tensor([0, center]), 1.0)
 
 
 @only_in_data

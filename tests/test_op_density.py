@@ -100,27 +100,6 @@ def test_avx2_and_avx512_agree_bit_for_bit():
     assert torch.equal(*results)
 
 
-@pytest.mark.parametrize(
-    ("keys", "dn", "message"),
-    [
-        (torch.ones(3), 1.0, r"pact::density: keys must be \[n, dk\] or \[n, Hk, dh\], got \[3\]"),
-        (torch.ones(3, 4, 5, 6), 1.0, r"keys must be \[n, dk\] or \[n, Hk, dh\], got \[3, 4, 5, 6\]"),
-        (torch.ones(0, 4), 1.0, r"keys must not be empty, got \[0, 4\]"),
-        (torch.ones(4, 0), 1.0, r"keys must not be empty, got \[4, 0\]"),
-        (torch.ones(2, 2).double(), 1.0, "keys must be float32, float16 or bfloat16, got float64"),
-        (torch.ones(2, 2).long(), 1.0, "keys must be float32, float16 or bfloat16, got int64"),
-        (torch.ones(2, 2), 0.0, "pact::density: dn must be > 0 and finite, got 0"),
-        (torch.ones(2, 2), -1.0, "dn must be > 0 and finite, got -1"),
-        (torch.ones(2, 2), float("nan"), "dn must be > 0 and finite, got nan"),
-        (torch.ones(2, 2), float("inf"), "dn must be > 0 and finite, got inf"),
-    ],
-    ids=str,
-)
-def test_errors(backend, keys, dn, message):
-    with pytest.raises(RuntimeError, match=message):
-        ops.density(keys.to(backend.device), dn)
-
-
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
 @pytest.mark.parametrize("place", [(0, 0), (250, 6), (499, 12)])

@@ -86,27 +86,14 @@ def test_same_bits_every_thread_count_and_stride(backend, threads, dtype):
             assert torch.equal(ops.segment_mean(view, labels.repeat_interleave(2)[::2], 20)[0], expected)
 
 
-X = torch.ones(3, 2)
-L = torch.zeros(3, dtype=torch.int64)
+@only_in_data
+@pytest.mark.parametrize("label", [2, -2])
+def test_label_out_of_range(backend, label):
+    with pytest.raises(RuntimeError, match=rf"pact::segment_mean: labels must be in \[-1, 2\), got {label}"):
+        ops.segment_mean(torch.ones(3, 2), torch.tensor([0, 1, label]), 2)
 
 
-@pytest.mark.parametrize(
-    ("x", "labels", "segments", "message"),
-    [
-        (torch.ones(3), L, 1, r"pact::segment_mean: x must be \[n, d\], got \[3\]"),
-        (torch.ones(0, 2), L[:0], 1, r"x must not be empty, got \[0, 2\]"),
-        (X.int(), L, 1, "x must be float32, float16 or bfloat16, got int32"),
-        (X, L.int(), 1, "labels must be int64, got int32"),
-        (X, L[:, None], 1, r"labels must be \[n\], got \[3, 1\]"),
-        (X, L[:2], 1, r"labels must have as many rows as x, 3, got \[2\]"),
-        (X, L, 0, r"num_segments must be in \[1, 2\^31\), got 0"),
-        (X, L, 2**40, r"num_segments must be in \[1, 2\^31\), got 1.09951e\+12"),
-        pytest.param(X, torch.tensor([0, 1, 2]), 2, r"labels must be in \[-1, 2\), got 2", marks=only_in_data),
-        pytest.param(X, torch.tensor([0, -2, 1]), 2, r"labels must be in \[-1, 2\), got -2", marks=only_in_data),
-        pytest.param(X * float("inf"), L, 1, "pact::segment_mean: x must be finite", marks=only_in_data),
-    ],
-    ids=str,
-)
-def test_errors(backend, x, labels, segments, message):
-    with pytest.raises(RuntimeError, match=message):
-        ops.segment_mean(x.to(backend.device), labels.to(backend.device), segments)
+@only_in_data
+def test_inf_raises(backend):
+    with pytest.raises(RuntimeError, match="pact::segment_mean: x must be finite"):
+        ops.segment_mean(torch.full((3, 2), float("inf")), torch.tensor([0, 1, 0]), 2)

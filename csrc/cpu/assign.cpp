@@ -26,14 +26,14 @@ static std::tuple<Tensor, Tensor> assign_cpu(const Tensor& keys, const Tensor& c
   const Argument arg{"assign", "keys"}, center_arg{"assign", "centers"};
   check_assign_inputs(keys, centers, max_distance);
   const FiniteRows k(arg, keys);
-  const Tensor center_owner = torch::stable::contiguous(centers);
+  const Tensor center_owner = contiguous_cpu(centers);
   const int64_t* center = center_owner.const_data_ptr<int64_t>();
   const int64_t c = centers.size(0);
   for (int64_t p = 0; p < c; ++p)
     if (center[p] < 0 || center[p] >= k.n) center_arg.fail("must be token indices in [0, ", k.n, "), got ", center[p]);
 
   // In ascending token index, so that the first of two equally near centres is the lower token.
-  std::vector<int64_t> position(c), token(c);
+  Vector<int64_t> position(c), token(c);
   std::iota(position.begin(), position.end(), 0);
   std::stable_sort(position.begin(), position.end(), [&](int64_t a, int64_t b) { return center[a] < center[b]; });
   for (int64_t p = 0; p < c; ++p) token[p] = center[position[p]];
@@ -55,4 +55,4 @@ static std::tuple<Tensor, Tensor> assign_cpu(const Tensor& keys, const Tensor& c
 
 }  // namespace pact
 
-STABLE_TORCH_LIBRARY_IMPL(pact, CPU, m) { m.impl("assign", TORCH_BOX(&pact::assign_cpu)); }
+STABLE_TORCH_LIBRARY_IMPL(pact, CPU, m) { m.impl("assign", PACT_BOX("assign", &pact::assign_cpu)); }

@@ -7,8 +7,8 @@ namespace pact {
 namespace {
 
 // The tokens by density descending, then index ascending.
-std::vector<int64_t> priority_order(const float* density, int64_t n) {
-  std::vector<int64_t> order(n);
+Vector<int64_t> priority_order(const float* density, int64_t n) {
+  Vector<int64_t> order(n);
   std::iota(order.begin(), order.end(), 0);
   std::sort(order.begin(), order.end(),
             [&](int64_t a, int64_t b) { return density[a] != density[b] ? density[a] > density[b] : a < b; });
@@ -16,9 +16,9 @@ std::vector<int64_t> priority_order(const float* density, int64_t n) {
 }
 
 // A token becomes a centre unless a centre before it has it as a neighbour. Ascending.
-std::vector<int64_t> select_centers(const std::vector<int64_t>& order, const Adjacency& adjacency) {
-  std::vector<uint64_t> covered(adjacency.words, 0);
-  std::vector<int64_t> centers;
+Vector<int64_t> select_centers(const Vector<int64_t>& order, const Adjacency& adjacency) {
+  Vector<uint64_t> covered(adjacency.words, 0);
+  Vector<int64_t> centers;
   for (const int64_t token : order) {
     if (covered[token / 64] >> (token % 64) & 1) continue;
     centers.push_back(token);
@@ -32,7 +32,7 @@ std::vector<int64_t> select_centers(const std::vector<int64_t>& order, const Adj
 // Every token's nearest centre is among its neighbours, so only those are compared.
 class Labeller {
  public:
-  Labeller(const PackedKeys& keys, const Adjacency& adjacency, const std::vector<int64_t>& centers)
+  Labeller(const PackedKeys& keys, const Adjacency& adjacency, const Vector<int64_t>& centers)
       : keys_(keys), adjacency_(adjacency), centers_(centers), is_center_(adjacency.words, 0), position_(keys.n(), -1) {
     for (size_t c = 0; c < centers.size(); ++c) {
       is_center_[centers[c] / 64] |= uint64_t{1} << (centers[c] % 64);
@@ -66,10 +66,10 @@ class Labeller {
         for (int64_t p = begin; p < end; ++p) keys_.load_row(centers_[p], center_rows.data() + p * dk);
       });
     for_each_chunk(keys_.n(), kChunk, [&](int64_t begin, int64_t end) {
-      std::vector<float> row(dk), distances;
-      std::vector<int64_t> candidates;
-      std::vector<const float*> others;
-      std::vector<double> inv_norms;
+      Vector<float> row(dk), distances;
+      Vector<int64_t> candidates;
+      Vector<const float*> others;
+      Vector<double> inv_norms;
       for (int64_t i = begin; i < end; ++i) {
         if (position_[i] >= 0) {
           labels[i] = position_[i];
@@ -96,7 +96,7 @@ class Labeller {
  private:
   static constexpr int64_t kChunk = 64;
 
-  void find_candidates(int64_t i, std::vector<int64_t>& out) const {
+  void find_candidates(int64_t i, Vector<int64_t>& out) const {
     out.clear();
     for (int64_t w = 0; w < adjacency_.words; ++w)
       for (uint64_t word = adjacency_.row(i)[w] & is_center_[w]; word; word &= word - 1)
@@ -105,9 +105,9 @@ class Labeller {
 
   const PackedKeys& keys_;
   const Adjacency& adjacency_;
-  const std::vector<int64_t>& centers_;
-  std::vector<uint64_t> is_center_;
-  std::vector<int64_t> position_;  // of a centre among the centres, -1 for other tokens
+  const Vector<int64_t>& centers_;
+  Vector<uint64_t> is_center_;
+  Vector<int64_t> position_;  // of a centre among the centres, -1 for other tokens
 };
 
 }  // namespace
@@ -120,7 +120,7 @@ Clusters cluster(Rows rows, const int64_t* index, int64_t n, double dc, DensityF
   Adjacency adjacency(n);
   Buffer<float> rho(n);
   density(keys, form, rho.data(), &adjacency, dc);
-  Clusters result{select_centers(priority_order(rho.data(), n), adjacency), std::vector<int64_t>(n)};
+  Clusters result{select_centers(priority_order(rho.data(), n), adjacency), Vector<int64_t>(n)};
 
   const int64_t c = int64_t(result.centers.size());
   const Labeller labeller(keys, adjacency, result.centers);
@@ -129,7 +129,7 @@ Clusters cluster(Rows rows, const int64_t* index, int64_t n, double dc, DensityF
     labeller.by_candidates(pairs > 0, result.labels.data());
     return result;
   }
-  std::vector<int64_t> center_rows(c);
+  Vector<int64_t> center_rows(c);
   for (int64_t p = 0; p < c; ++p) center_rows[p] = index ? index[result.centers[p]] : result.centers[p];
   Buffer<Nearest> nearest(n);
   nearest_centers(rows, index, n, PackedKeys(rows, center_rows.data(), c), nearest.data());
@@ -140,9 +140,7 @@ Clusters cluster(Rows rows, const int64_t* index, int64_t n, double dc, DensityF
 
 static std::tuple<Tensor, Tensor> dbdpc_cpu(const Tensor& keys, double dc, double dn, bool gaussian) {
   const Argument arg{"dbdpc", "keys"};
-  check_keys(arg, keys);
-  check_cutoff({"dbdpc", "dc"}, dc);
-  check_normalisation({"dbdpc", "dn"}, dn);
+  check_dbdpc_inputs(keys, dc, dn);
   const FiniteRows k(arg, keys);
   const Clusters clusters = cluster(k.rows, nullptr, k.n, dc, {dn, gaussian});
   return {to_tensor(clusters.centers), to_tensor(clusters.labels)};
@@ -150,4 +148,4 @@ static std::tuple<Tensor, Tensor> dbdpc_cpu(const Tensor& keys, double dc, doubl
 
 }  // namespace pact
 
-STABLE_TORCH_LIBRARY_IMPL(pact, CPU, m) { m.impl("dbdpc", TORCH_BOX(&pact::dbdpc_cpu)); }
+STABLE_TORCH_LIBRARY_IMPL(pact, CPU, m) { m.impl("dbdpc", PACT_BOX("dbdpc", &pact::dbdpc_cpu)); }

@@ -29,8 +29,7 @@ void density(const PackedKeys& keys, DensityForm form, float* density, Adjacency
 
 static Tensor density_cpu(const Tensor& keys, double dn, bool gaussian) {
   const Argument arg{"density", "keys"};
-  check_keys(arg, keys);
-  check_normalisation({"density", "dn"}, dn);
+  check_density_inputs(keys, dn);
   const FiniteRows k(arg, keys);
   Tensor out = empty_cpu({k.n}, ScalarType::Float);
   density(PackedKeys(k.rows, nullptr, k.n), {dn, gaussian}, out.mutable_data_ptr<float>(), nullptr, 0);
@@ -39,4 +38,4 @@ static Tensor density_cpu(const Tensor& keys, double dn, bool gaussian) {
 
 }  // namespace pact
 
-STABLE_TORCH_LIBRARY_IMPL(pact, CPU, m) { m.impl("density", TORCH_BOX(&pact::density_cpu)); }
+STABLE_TORCH_LIBRARY_IMPL(pact, CPU, m) { m.impl("density", PACT_BOX("density", &pact::density_cpu)); }

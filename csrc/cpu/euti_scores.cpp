@@ -1,6 +1,6 @@
 // EUTI: one pass over the queries for their mean, one over keys and hidden states for logits and norms, then the
-// softmax over tokens. In double throughout: reading memory costs more, and finite inputs cannot overflow. So a sum
-// that is not finite means an input that is not, and no pass is spent on looking for one.
+// softmax over tokens. In double throughout: reading memory costs more, and finite inputs cannot overflow before the
+// last rounding. So a sum that is not finite means an input that is not, and no pass is spent on looking for one.
 #include "stages.h"
 
 namespace pact {
@@ -9,9 +9,9 @@ namespace {
 constexpr int64_t kChunk = 256;  // rows of one partial result; fixed, so that sums do not depend on the threads
 
 // Column means of the rows.
-std::vector<double> column_means(const InputRows& x) {
+Vector<double> column_means(const InputRows& x) {
   const int64_t chunks = ceil_div(x.n, kChunk), width = x.rows.width;
-  std::vector<double> partial(chunks * width, 0), mean(width, 0);
+  Vector<double> partial(chunks * width, 0), mean(width, 0);
   for_each_chunk(x.n, kChunk, [&](int64_t begin, int64_t end) {
     kernels().add_rows(x.rows, begin, end, partial.data() + begin / kChunk * width);
   });
@@ -30,11 +30,11 @@ Tensor importance(const InputRows& hidden, const InputRows& keys, const InputRow
                   std::optional<double> scale) {
   const int64_t n = hidden.n, chunks = ceil_div(n, kChunk);
   const double factor = scale.value_or(1 / std::sqrt(double(heads.size)));
-  const std::vector<double> query_mean = column_means(queries);
+  const Vector<double> query_mean = column_means(queries);
   Buffer<double> weight(n * heads.queries), norm(n);  // weight: logits, then exponentials
 
   std::atomic<bool> keys_finite{true}, hidden_finite{true};
-  std::vector<double> partial(chunks * heads.queries, -INFINITY);
+  Vector<double> partial(chunks * heads.queries, -INFINITY);
   for_each_chunk(n, kChunk, [&](int64_t begin, int64_t end) {
     double* largest = partial.data() + begin / kChunk * heads.queries;
     for (int64_t i = begin; i < end; ++i) {
@@ -51,7 +51,7 @@ Tensor importance(const InputRows& hidden, const InputRows& keys, const InputRow
   });
   if (!hidden_finite) hidden.fail_finite();
   if (!keys_finite) keys.fail_finite();
-  std::vector<double> largest(heads.queries, -INFINITY), total(heads.queries, 0);
+  Vector<double> largest(heads.queries, -INFINITY), total(heads.queries, 0);
   for (int64_t c = 0; c < chunks; ++c)
     for (int64_t h = 0; h < heads.queries; ++h) largest[h] = std::max(largest[h], partial[c * heads.queries + h]);
 
@@ -71,24 +71,26 @@ Tensor importance(const InputRows& hidden, const InputRows& keys, const InputRow
 
   Tensor scores = empty_cpu({n}, ScalarType::Float);
   float* score = scores.mutable_data_ptr<float>();
+  std::atomic<bool> scores_finite{true};
   for_each_chunk(n, kChunk, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
       double mean = 0;
       for (int64_t h = 0; h < heads.queries; ++h) mean += weight[i * heads.queries + h] / total[h];
       score[i] = float(mean / double(heads.queries) * norm[i]);
+      if (!std::isfinite(score[i])) scores_finite = false;
     }
   });
+  if (!scores_finite) fail_scores(hidden.arg.op);
   return scores;
 }
 
 static Tensor euti_scores_cpu(const Tensor& hidden, const Tensor& keys, const Tensor& queries,
                               std::optional<double> scale) {
   constexpr const char* op = "euti_scores";
-  const Heads heads = check_importance_inputs(op, hidden, keys, queries);
-  if (scale) check_number({op, "scale"}, *scale, "finite", std::isfinite(*scale));
+  const Heads heads = check_euti_scores_inputs(hidden, keys, queries, scale);
   return importance({{op, "hidden"}, hidden}, {{op, "keys"}, keys}, {{op, "queries"}, queries}, heads, scale);
 }
 
 }  // namespace pact
 
-STABLE_TORCH_LIBRARY_IMPL(pact, CPU, m) { m.impl("euti_scores", TORCH_BOX(&pact::euti_scores_cpu)); }
+STABLE_TORCH_LIBRARY_IMPL(pact, CPU, m) { m.impl("euti_scores", PACT_BOX("euti_scores", &pact::euti_scores_cpu)); }

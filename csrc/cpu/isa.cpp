@@ -2,9 +2,9 @@
 #include <atomic>
 #include <cstdlib>
 #include <cstring>
-#include <stdexcept>
 #include <string>
 
+#include "../error.h"
 #include "simd/kernels.h"
 
 namespace pact {
@@ -81,8 +81,7 @@ std::string names(bool usable_only) {
 
 const Kernels& kernels() {
   const Kernels* chosen = current();
-  if (!chosen)
-    throw std::runtime_error("pact: PACT_CPU_ISA must be one of " + names(true) + ", got \"" + wanted() + '"');
+  if (!chosen) throw Error(joined("pact: PACT_CPU_ISA must be one of ", names(true), ", got \"", wanted(), '"'));
   return *chosen;
 }
 

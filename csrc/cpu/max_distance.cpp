@@ -5,11 +5,11 @@ namespace pact {
 
 static Tensor max_distance_cpu(const Tensor& keys) {
   const Argument arg{"max_distance", "keys"};
-  check_keys(arg, keys);
+  check_max_distance_inputs(keys);
   const FiniteRows k(arg, keys);
   const PackedKeys packed(k.rows, nullptr, k.n);
   const int64_t tiles = ceil_div(k.n, kPairTile);
-  std::vector<float> largest(tiles, 0);  // of each tile column
+  Vector<float> largest(tiles, 0);  // of each tile column
   for_each_task(tiles, [&](int64_t task, int64_t) {
     const int64_t tj = tiles - 1 - task;  // the longest columns first
     for (int64_t ti = 0; ti <= tj; ++ti)
@@ -22,4 +22,4 @@ static Tensor max_distance_cpu(const Tensor& keys) {
 
 }  // namespace pact
 
-STABLE_TORCH_LIBRARY_IMPL(pact, CPU, m) { m.impl("max_distance", TORCH_BOX(&pact::max_distance_cpu)); }
+STABLE_TORCH_LIBRARY_IMPL(pact, CPU, m) { m.impl("max_distance", PACT_BOX("max_distance", &pact::max_distance_cpu)); }

@@ -4,11 +4,9 @@ namespace pact {
 
 InputRows::InputRows(Argument arg, const Tensor& t)
     : arg(arg),
-      owner(torch::stable::contiguous(t)),
+      owner(contiguous_cpu(t)),
       rows{owner.const_data_ptr(), dtype_of(t), t.numel() / t.size(0)},
-      n(t.size(0)) {
-  if (!t.is_cpu()) arg.fail("must be on the CPU, as the other arguments are");
-}
+      n(t.size(0)) {}
 
 void InputRows::check_finite() const {
   constexpr int64_t kChunk = int64_t{1} << 20;

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "../checks.h"
+#include "memory.h"
 #include "parallel.h"
 #include "simd/kernels.h"
 

@@ -1,4 +1,4 @@
-// Tasks over torch's threads, and the memory they work in.
+// Tasks over torch's threads.
 #pragma once
 
 #include <torch/csrc/stable/ops.h>
@@ -6,34 +6,12 @@
 #include <algorithm>
 #include <atomic>
 #include <cstdint>
-#include <cstdlib>
 #include <exception>
-#include <memory>
 #include <mutex>
-#include <new>
+
+#include "../floating_point.h"
 
 namespace pact {
-
-// Uninitialised memory on a cache-line boundary.
-template <typename T>
-class Buffer {
- public:
-  explicit Buffer(int64_t count) {
-    const size_t bytes = (size_t(count) * sizeof(T) + 63) / 64 * 64;
-    data_.reset(static_cast<T*>(std::aligned_alloc(64, std::max<size_t>(bytes, 64))));
-    if (!data_) throw std::bad_alloc();
-  }
-  T* data() { return data_.get(); }
-  const T* data() const { return data_.get(); }
-  T& operator[](int64_t i) { return data_.get()[i]; }
-  const T& operator[](int64_t i) const { return data_.get()[i]; }
-
- private:
-  struct Free {
-    void operator()(T* p) const { std::free(p); }
-  };
-  std::unique_ptr<T, Free> data_;
-};
 
 inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
@@ -49,6 +27,7 @@ void for_each_task(int64_t tasks, const F& f) {
   std::exception_ptr thrown;
   std::mutex mutex;
   torch::stable::parallel_for(0, worker_count(tasks), 1, [&](int64_t worker, int64_t) {
+    const DefaultFloatingPoint floating_point;
     try {
       for (int64_t task; (task = next.fetch_add(1, std::memory_order_relaxed)) < tasks;) f(task, worker);
     } catch (...) {

@@ -6,14 +6,14 @@
 namespace pact {
 namespace {
 
-// Token indices, each list ascending: the `kept` largest scores, ties by lower index, and the rest.
+// Token indices, each list ascending: the m largest scores, ties by lower index, and the rest. Scores may be null when
+// all are kept.
 struct Split {
-  std::vector<int64_t> kept, dropped;
+  Vector<int64_t> kept, dropped;
 };
 
-Split split(const float* scores, int64_t n, double prune_ratio) {
-  const int64_t m = kept_count(n, prune_ratio);
-  std::vector<int64_t> order(n);
+Split split(const float* scores, int64_t n, int64_t m) {
+  Vector<int64_t> order(n);
   std::iota(order.begin(), order.end(), 0);
   if (m < n)
     std::nth_element(order.begin(), order.begin() + m, order.end(),
@@ -35,17 +35,21 @@ static std::tuple<Tensor, Tensor, Tensor, Tensor> reduce_cpu(const Tensor& hidde
   const Heads heads =
       check_reduce_inputs(hidden, keys, queries, cluster_keys, scores, {prune_ratio, dc, dn, alpha, scale, gaussian});
   const InputRows h({op, "hidden"}, hidden), k({op, "keys"}, keys), q({op, "queries"}, queries);
-  if (scores)  // else the importance notices
+  const int64_t n = h.n, m = kept_count(n, prune_ratio);
+  // Scores that are given, or that would choose nothing, leave the inputs unread: they are checked all the same.
+  std::optional<Tensor> importances;
+  if (scores || m == n)
     for (const InputRows* input : {&h, &k, &q}) input->check_finite();
   const FiniteRows u(cluster_arg, cluster_keys);
-  const int64_t n = h.n;
-
-  const Tensor importances = scores ? FiniteRows(score_arg, *scores).owner : importance(h, k, q, heads, scale);
-  const Split tokens = split(importances.const_data_ptr<float>(), n, prune_ratio);
+  if (scores)
+    importances = FiniteRows(score_arg, *scores).owner;
+  else if (m < n)
+    importances = importance(h, k, q, heads, scale);
+  const Split tokens = split(importances ? importances->const_data_ptr<float>() : nullptr, n, m);
 
   const Clusters clusters = cluster(u.rows, tokens.kept.data(), int64_t(tokens.kept.size()), dc, {dn, gaussian});
   const int64_t c = int64_t(clusters.centers.size());
-  std::vector<int64_t> centers(c), labels(n, -1);
+  Vector<int64_t> centers(c), labels(n, -1);
   for (int64_t p = 0; p < c; ++p) centers[p] = tokens.kept[clusters.centers[p]];
   for (size_t i = 0; i < tokens.kept.size(); ++i) labels[tokens.kept[i]] = clusters.labels[i];
 
@@ -64,4 +68,4 @@ static std::tuple<Tensor, Tensor, Tensor, Tensor> reduce_cpu(const Tensor& hidde
 
 }  // namespace pact
 
-STABLE_TORCH_LIBRARY_IMPL(pact, CPU, m) { m.impl("reduce", TORCH_BOX(&pact::reduce_cpu)); }
+STABLE_TORCH_LIBRARY_IMPL(pact, CPU, m) { m.impl("reduce", PACT_BOX("reduce", &pact::reduce_cpu)); }

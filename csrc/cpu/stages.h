@@ -1,13 +1,12 @@
 // The stages of a reduction on the CPU, as the operators and `reduce` share them.
 #pragma once
 
-#include <vector>
-
+#include "../boxed.h"
 #include "packed_keys.h"
 
 namespace pact {
 
-// float32 [n] scores (contract section 1). Raises when an input is not finite, as its sums then tell.
+// float32 [n] scores (contract section 1). Raises when an input is not finite, as its sums then tell, or a score.
 Tensor importance(const InputRows& hidden, const InputRows& keys, const InputRows& queries, Heads heads,
                   std::optional<double> scale);
 
@@ -29,8 +28,8 @@ struct Adjacency {
 void density(const PackedKeys& keys, DensityForm form, float* density, Adjacency* adjacency, double dc);
 
 struct Clusters {
-  std::vector<int64_t> centers;  // ascending, in [0, n)
-  std::vector<int64_t> labels;   // [n], positions in `centers`
+  Vector<int64_t> centers;  // ascending, in [0, n)
+  Vector<int64_t> labels;   // [n], positions in `centers`
 };
 
 // DBDPC of the tokens rows[index[i]], i in [0, n).
@@ -42,11 +41,7 @@ void nearest_centers(Rows rows, const int64_t* index, int64_t n, const PackedKey
 // The two results of segment_mean; the labels are known to be in [-1, segments).
 std::tuple<Tensor, Tensor> segment_mean(const InputRows& x, const int64_t* labels, int64_t segments);
 
-inline Tensor empty_cpu(std::initializer_list<int64_t> shape, ScalarType dtype) {
-  return torch::stable::empty({shape.begin(), shape.size()}, dtype);
-}
-
-inline Tensor to_tensor(const std::vector<int64_t>& values) {
+inline Tensor to_tensor(const Vector<int64_t>& values) {
   Tensor t = empty_cpu({int64_t(values.size())}, ScalarType::Long);
   std::copy(values.begin(), values.end(), t.mutable_data_ptr<int64_t>());
   return t;

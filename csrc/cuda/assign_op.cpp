@@ -8,8 +8,8 @@ namespace pact {
 static std::tuple<Tensor, Tensor> assign_cuda(const Tensor& keys, const Tensor& centers, double max_distance) {
   check_assign_inputs(keys, centers, max_distance);
   const Launch launch("assign", keys);
-  const TensorRows k({"assign", "keys"}, keys);
-  const Tensor center_owner = torch::stable::contiguous(centers);
+  const TensorRows k(launch, "keys", keys);
+  const Tensor center_owner = launch.contiguous(centers);
   const int c = int(centers.size(0));
 
   Workspace workspace;
@@ -47,4 +47,4 @@ static std::tuple<Tensor, Tensor> assign_cuda(const Tensor& keys, const Tensor& 
 
 }  // namespace pact
 
-STABLE_TORCH_LIBRARY_IMPL(pact, CUDA, m) { m.impl("assign", TORCH_BOX(&pact::assign_cuda)); }
+STABLE_TORCH_LIBRARY_IMPL(pact, CUDA, m) { m.impl("assign", PACT_BOX("assign", &pact::assign_cuda)); }

@@ -4,12 +4,10 @@ namespace pact {
 
 static std::tuple<Tensor, Tensor> dbdpc_cuda(const Tensor& keys, double dc, double dn, bool gaussian) {
   const Argument arg{"dbdpc", "keys"};
-  check_keys(arg, keys);
-  check_cutoff({"dbdpc", "dc"}, dc);
-  check_normalisation({"dbdpc", "dn"}, dn);
+  check_dbdpc_inputs(keys, dc, dn);
   const Launch launch("dbdpc", keys);
   check_not_capturing(launch);
-  const TensorRows k(arg, keys);
+  const TensorRows k(launch, "keys", keys);
   const GramKeys aligned(launch, k.rows, nullptr, k.n);
 
   Workspace workspace;
@@ -33,4 +31,4 @@ static std::tuple<Tensor, Tensor> dbdpc_cuda(const Tensor& keys, double dc, doub
 
 }  // namespace pact
 
-STABLE_TORCH_LIBRARY_IMPL(pact, CUDA, m) { m.impl("dbdpc", TORCH_BOX(&pact::dbdpc_cuda)); }
+STABLE_TORCH_LIBRARY_IMPL(pact, CUDA, m) { m.impl("dbdpc", PACT_BOX("dbdpc", &pact::dbdpc_cuda)); }

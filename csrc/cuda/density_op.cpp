@@ -4,11 +4,9 @@
 namespace pact {
 
 static Tensor density_cuda(const Tensor& keys, double dn, bool gaussian) {
-  const Argument arg{"density", "keys"};
-  check_keys(arg, keys);
-  check_normalisation({"density", "dn"}, dn);
+  check_density_inputs(keys, dn);
   const Launch launch("density", keys);
-  const TensorRows k(arg, keys);
+  const TensorRows k(launch, "keys", keys);
   const GramKeys aligned(launch, k.rows, nullptr, k.n);
 
   Workspace workspace;
@@ -33,4 +31,4 @@ static Tensor density_cuda(const Tensor& keys, double dn, bool gaussian) {
 
 }  // namespace pact
 
-STABLE_TORCH_LIBRARY_IMPL(pact, CUDA, m) { m.impl("density", TORCH_BOX(&pact::density_cuda)); }
+STABLE_TORCH_LIBRARY_IMPL(pact, CUDA, m) { m.impl("density", PACT_BOX("density", &pact::density_cuda)); }

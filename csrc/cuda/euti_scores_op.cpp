@@ -6,10 +6,9 @@ namespace pact {
 static Tensor euti_scores_cuda(const Tensor& hidden, const Tensor& keys, const Tensor& queries,
                                std::optional<double> scale) {
   constexpr const char* op = "euti_scores";
-  const Heads heads = check_importance_inputs(op, hidden, keys, queries);
-  if (scale) check_number({op, "scale"}, *scale, "finite", std::isfinite(*scale));
+  const Heads heads = check_euti_scores_inputs(hidden, keys, queries, scale);
   const Launch launch(op, hidden);
-  const TensorRows h({op, "hidden"}, hidden), k({op, "keys"}, keys), q({op, "queries"}, queries);
+  const TensorRows h(launch, "hidden", hidden), k(launch, "keys", keys), q(launch, "queries", queries);
 
   Workspace workspace;
   const auto scratch = workspace.reserve_bytes(euti_workspace_bytes(h.n, int(heads.size), int(heads.queries)));
@@ -23,4 +22,4 @@ static Tensor euti_scores_cuda(const Tensor& hidden, const Tensor& keys, const T
 
 }  // namespace pact
 
-STABLE_TORCH_LIBRARY_IMPL(pact, CUDA, m) { m.impl("euti_scores", TORCH_BOX(&pact::euti_scores_cuda)); }
+STABLE_TORCH_LIBRARY_IMPL(pact, CUDA, m) { m.impl("euti_scores", PACT_BOX("euti_scores", &pact::euti_scores_cuda)); }

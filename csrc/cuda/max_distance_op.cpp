@@ -4,10 +4,9 @@
 namespace pact {
 
 static Tensor max_distance_cuda(const Tensor& keys) {
-  const Argument arg{"max_distance", "keys"};
-  check_keys(arg, keys);
+  check_max_distance_inputs(keys);
   const Launch launch("max_distance", keys);
-  const TensorRows k(arg, keys);
+  const TensorRows k(launch, "keys", keys);
   const GramKeys aligned(launch, k.rows, nullptr, k.n);
 
   Workspace workspace;
@@ -23,4 +22,4 @@ static Tensor max_distance_cuda(const Tensor& keys) {
 
 }  // namespace pact
 
-STABLE_TORCH_LIBRARY_IMPL(pact, CUDA, m) { m.impl("max_distance", TORCH_BOX(&pact::max_distance_cuda)); }
+STABLE_TORCH_LIBRARY_IMPL(pact, CUDA, m) { m.impl("max_distance", PACT_BOX("max_distance", &pact::max_distance_cuda)); }

@@ -49,39 +49,50 @@ Launch::Launch(const char* op, const Tensor& input)
   stream_ = static_cast<cudaStream_t>(stream);
   int major = 0;
   check(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, input.get_device_index()));
-  if (major < kLowestMajor)
-    throw std::runtime_error("pact::" + std::string(op) + ": " + card() +
-                             " is too old: sm_80 (Ampere) or newer is needed");
+  if (major < kLowestMajor) pact::fail(op, card(), " is too old: sm_80 (Ampere) or newer is needed");
 }
 
 void Launch::fail(cudaError_t status) const {
   cudaGetLastError();  // a launch error stays pending, and would surface in the next call
-  const std::string where = "pact::" + std::string(op_) + ": ";
   if (status == cudaErrorNoKernelImageForDevice || status == cudaErrorInvalidDeviceFunction ||
       status == cudaErrorUnsupportedPtxVersion)
-    throw std::runtime_error(where + "this build has no code for " + card() +
-                             ", only for " PACT_CUDA_ARCHS "; build it with TORCH_CUDA_ARCH_LIST naming that card (" +
-                             cudaGetErrorName(status) + ")");
-  throw std::runtime_error(where + "CUDA error " + cudaGetErrorName(status) + ": " + cudaGetErrorString(status));
+    pact::fail(op_, "this build has no code for ", card(),
+               ", only for " PACT_CUDA_ARCHS "; build it with TORCH_CUDA_ARCH_LIST naming that card (",
+               cudaGetErrorName(status), ")");
+  pact::fail(op_, "CUDA error ", cudaGetErrorName(status), ": ", cudaGetErrorString(status));
+}
+
+// torch's C interface says of an allocation only that it failed. An error of work before would still be there to ask
+// for; what is left is memory. pact_ext/ops.py knows the words "CUDA out of memory": no type of exception but
+// RuntimeError comes through the stable ABI.
+void Launch::fail_allocating(const std::string& wanted) const {
+  size_t free = 0, total = 0;
+  check(cudaMemGetInfo(&free, &total));
+  pact::fail(op_, "CUDA out of memory, allocating ", wanted, ": ", free, " of ", total, " bytes are free");
 }
 
 Tensor Launch::empty(std::initializer_list<int64_t> shape, ScalarType dtype) const {
   try {
     return torch::stable::empty({shape.begin(), shape.size()}, dtype, std::nullopt, device_);
-  } catch (const std::exception&) {  // torch's C interface leaves no word of why
-    std::string sizes;
-    for (const int64_t size : shape) sizes += (sizes.empty() ? "" : ", ") + std::to_string(size);
-    throw std::runtime_error("pact::" + std::string(op_) + ": CUDA out of memory, or another failure, allocating [" +
-                             sizes + "] of " + dtype_name(dtype));
+  } catch (const std::exception&) {
+    fail_allocating(shape_name(shape) + " of " + dtype_name(dtype));
   }
 }
 
-TensorRows::TensorRows(Argument arg, const Tensor& t)
-    : owner(rows_are_contiguous(t) ? t : torch::stable::contiguous(t)), n(int(t.size(0))) {
-  if (!t.is_cuda()) arg.fail("must be on a CUDA device, as the other arguments are");
+Tensor Launch::contiguous(const Tensor& t) const {
+  try {
+    return torch::stable::contiguous(t);
+  } catch (const std::exception&) {
+    fail_allocating(shape_of(t) + " of " + dtype_name(scalar_type(t)));
+  }
+}
+
+TensorRows::TensorRows(const Launch& launch, const char* name, const Tensor& t)
+    : owner(rows_are_contiguous(t) ? t : launch.contiguous(t)), n(int(t.size(0))) {
   const int64_t width = t.numel() / t.size(0);
   constexpr int64_t kWidest = INT32_MAX - 1024;  // loops step past the end of a row by a warp's vectors at most
-  if (width > kWidest) arg.fail("must have at most ", kWidest, " elements per row, got ", shape_of(t));
+  if (width > kWidest)
+    Argument{launch.op(), name}.fail("must have at most ", kWidest, " elements per row, got ", shape_of(t));
   rows = {owner.const_data_ptr(), dtype_of(t), n == 1 ? width : owner.stride(0), int(width)};
 }
 
@@ -147,16 +158,15 @@ void raise_not_finite(const Launch& launch, int n, std::initializer_list<NamedRo
     if (Readback(launch, workspace[bad]).wait()[0])
       Argument{launch.op(), input.name}.fail("must be finite, got NaN or Inf among its values");
   }
-  throw std::runtime_error("pact::" + std::string(launch.op()) +
-                           ": the importance scores must be finite, got NaN or Inf: the inputs are too large");
+  fail_scores(launch.op());
 }
 
 void check_not_capturing(const Launch& launch) {
   cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
   launch.check(cudaStreamIsCapturing(launch.stream(), &status));
   if (status != cudaStreamCaptureStatusNone)
-    throw std::runtime_error("pact::" + std::string(launch.op()) +
-                             " cannot be captured in a CUDA graph: how many centers it returns is read back");
+    throw Error(
+        joined("pact::", launch.op(), " cannot be captured in a CUDA graph: how many centers it returns is read back"));
 }
 
 }  // namespace pact

@@ -6,6 +6,7 @@
 #include <torch/csrc/stable/accelerator.h>
 #include <torch/csrc/stable/device.h>
 
+#include "../boxed.h"
 #include "../checks.h"
 #include "euti.h"
 #include "keys.h"
@@ -27,6 +28,7 @@ class Launch {
 
   // Uninitialised, from torch's caching allocator.
   Tensor empty(std::initializer_list<int64_t> shape, ScalarType dtype) const;
+  Tensor contiguous(const Tensor& t) const;
   void fill_bytes(void* data, int byte, size_t bytes) const { check(cudaMemsetAsync(data, byte, bytes, stream_)); }
 
   // inv_norm[i] = 1 / ||row i|| of GramKeys; *bad, unless null, is set by NaN and Inf.
@@ -39,6 +41,7 @@ class Launch {
 
  private:
   [[noreturn]] void fail(cudaError_t status) const;
+  [[noreturn]] void fail_allocating(const std::string& wanted) const;
 
   const char* op_;
   torch::stable::Device device_;
@@ -82,7 +85,7 @@ class Workspace {
 // A tensor as rows [n, width], trailing dimensions flattened. Rows may lie anywhere; a tensor whose rows are not
 // contiguous in themselves is copied. `owner` keeps the memory alive.
 struct TensorRows {
-  TensorRows(Argument arg, const Tensor& t);
+  TensorRows(const Launch& launch, const char* name, const Tensor& t);
   Tensor owner;
   DeviceRows rows;
   int n;

@@ -58,8 +58,8 @@ static std::tuple<Tensor, Tensor, Tensor, Tensor> reduce_cuda(const Tensor& hidd
   const Launch launch(op, hidden);
   check_not_capturing(launch);
   const cudaStream_t stream = launch.stream();
-  const TensorRows h({op, "hidden"}, hidden), k({op, "keys"}, keys), q({op, "queries"}, queries);
-  const TensorRows u({op, "cluster_keys"}, cluster_keys);
+  const TensorRows h(launch, "hidden", hidden), k(launch, "keys", keys), q(launch, "queries", queries);
+  const TensorRows u(launch, "cluster_keys", cluster_keys);
   const int n = h.n, m = int(kept_count(n, prune_ratio)), dropped_count = n - m;
   const float limit = float_at_least(alpha * dc);
   const bool recovering = dropped_count > 0 && limit > 0;
@@ -80,7 +80,7 @@ static std::tuple<Tensor, Tensor, Tensor, Tensor> reduce_cuda(const Tensor& hidd
 
   // Scores that are given, or that would choose nothing, leave the inputs unread: they are checked all the same.
   std::optional<TensorRows> given;
-  if (scores) given.emplace(Argument{op, "scores"}, torch::stable::contiguous(*scores));
+  if (scores) given.emplace(launch, "scores", launch.contiguous(*scores));
   if (given || m == n) {
     for (const DeviceRows& rows : {h.rows, k.rows, q.rows}) launch.check(run_check_rows({rows, n, bad, stream}));
     if (given) launch.check(run_check_rows({given->rows, n, bad, stream}));
@@ -147,4 +147,4 @@ static std::tuple<Tensor, Tensor, Tensor, Tensor> reduce_cuda(const Tensor& hidd
 
 }  // namespace pact
 
-STABLE_TORCH_LIBRARY_IMPL(pact, CUDA, m) { m.impl("reduce", TORCH_BOX(&pact::reduce_cuda)); }
+STABLE_TORCH_LIBRARY_IMPL(pact, CUDA, m) { m.impl("reduce", PACT_BOX("reduce", &pact::reduce_cuda)); }

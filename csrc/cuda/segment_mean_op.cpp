@@ -6,15 +6,15 @@ namespace pact {
 static std::tuple<Tensor, Tensor> segment_mean_cuda(const Tensor& x, const Tensor& labels, int64_t num_segments) {
   check_segment_mean_inputs(x, labels, num_segments);
   const Launch launch("segment_mean", x);
-  const TensorRows rows({"segment_mean", "x"}, x);
-  const Tensor label_owner = torch::stable::contiguous(labels);
+  const TensorRows rows(launch, "x", x);
+  const Tensor label_owner = launch.contiguous(labels);
   const int segments = int(num_segments);
 
+  Tensor means = launch.empty({segments, rows.rows.width}, x.scalar_type());
+  Tensor counts = launch.empty({segments}, ScalarType::Long);
   Workspace workspace;
   const auto scratch = workspace.reserve_bytes(segment_mean_workspace_bytes(rows.n, segments));
   workspace.allocate(launch);
-  Tensor means = launch.empty({segments, rows.rows.width}, x.scalar_type());
-  Tensor counts = launch.empty({segments}, ScalarType::Long);
 
   launch.check(
       run_segment_mean({rows.rows, label_owner.const_data_ptr<int64_t>(), rows.n, segments, means.mutable_data_ptr(),
@@ -24,4 +24,4 @@ static std::tuple<Tensor, Tensor> segment_mean_cuda(const Tensor& x, const Tenso
 
 }  // namespace pact
 
-STABLE_TORCH_LIBRARY_IMPL(pact, CUDA, m) { m.impl("segment_mean", TORCH_BOX(&pact::segment_mean_cuda)); }
+STABLE_TORCH_LIBRARY_IMPL(pact, CUDA, m) { m.impl("segment_mean", PACT_BOX("segment_mean", &pact::segment_mean_cuda)); }

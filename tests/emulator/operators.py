@@ -28,7 +28,6 @@ WORDS = {
     "op_support.cpp": {
         "device_(DeviceType::CUDA, input.get_device_index())": "device_(DeviceType::CPU)",
         "TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(input.get_device_index(), &stream));": "",
-        "!t.is_cuda()": "!t.is_cpu()",
         "torch::stable::Device(DeviceType::CPU),": "torch::stable::Device(DeviceType::CPU), false && ",
     },
 }
@@ -65,15 +64,14 @@ def translate() -> list[Path]:
     """Write what changed, return the sources to compile."""
     sources = []
     originals = [p for p in sorted((ROOT / "csrc" / "cuda").rglob("*")) if p.is_file() and p.name != "info.cpp"]
-    originals += [ROOT / "csrc" / name for name in ("checks.h", "dtype.h", "ops.cpp")]
+    originals += [*sorted((ROOT / "csrc").glob("*.h")), ROOT / "csrc" / "ops.cpp"]
     for original in originals:
         text = original.read_text()
         for word, other in WORDS.get(original.name, {}).items():
             if word not in text:
                 raise RuntimeError(f"{original} no longer says {word!r}")
             text = text.replace(word, other)
-        text = text.replace("IMPL(pact, CUDA, m)", "IMPL(pact_emulated, CPU, m)")
-        text = text.replace("STABLE_TORCH_LIBRARY(pact, m)", "STABLE_TORCH_LIBRARY(pact_emulated, m)")
+        text = text.replace("(pact, CUDA, m)", "(pact, CPU, m)").replace("(pact, ", "(pact_emulated, ")
         if "<<<" in text:
             text = '#include "host_launch.h"\n' + rewrite_launches(text)
         target = FOLDER / original.relative_to(ROOT)

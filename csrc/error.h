@@ -1,0 +1,65 @@
+// What the operators raise, and the words of it. A message reads
+//   pact::dbdpc: keys must be [n, dk] or [n, Hk, dh], got [3, 4, 5, 6]
+#pragma once
+
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <new>
+#include <sstream>
+#include <stdexcept>
+#include <string>
+
+namespace pact {
+
+// Already says all there is to say: run_operator (boxed.h) lets it through.
+struct Error : std::runtime_error {
+  using std::runtime_error::runtime_error;
+};
+
+// Thrown where nobody knows the operator; run_operator adds its name.
+struct OutOfMemory : std::bad_alloc {
+  explicit OutOfMemory(std::string wanted) : wanted(std::move(wanted)) {}
+  std::string wanted;  // "4096 bytes", "[64, 16] of float32"
+};
+
+template <typename T>
+const T& word(const T& x) {
+  return x;
+}
+
+// The shortest number that reads back as the same: never "must be in [0, 1], got 1".
+inline std::string word(double x) {
+  if (std::isnan(x)) return "nan";
+  char digits[32];
+  for (int precision = 6; precision <= 17; ++precision) {
+    std::snprintf(digits, sizeof digits, "%.*g", precision, x);
+    if (std::strtod(digits, nullptr) == x) break;
+  }
+  return digits;
+}
+
+template <typename... Words>
+std::string joined(const Words&... words) {
+  std::ostringstream message;
+  (message << ... << word(words));
+  return message.str();
+}
+
+template <typename... Words>
+[[noreturn]] void fail(const char* op, const Words&... words) {
+  throw Error(joined("pact::", op, ": ", words...));
+}
+
+// One argument of one operator, as the messages name it.
+struct Argument {
+  const char* op;
+  const char* name;
+
+  template <typename... Words>
+  [[noreturn]] void fail(const Words&... words) const {
+    pact::fail(op, name, ' ', words...);
+  }
+};
+
+}  // namespace pact

@@ -1,0 +1,205 @@
+"""Shape functions: what the operators return for tensors without data, under torch.compile, torch.export and on meta.
+
+They raise for what the host can see in the words of csrc/checks.h, so that a call fails alike on every device. A size
+or number that a compiler knows only as a symbol passes, without a guard: the operator itself sees it later.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple, NoReturn
+
+import torch
+from torch import Tensor
+from torch.library import get_ctx, register_fake
+
+FLOATING = (torch.float32, torch.float16, torch.bfloat16)
+MOST = 2**31 - 1
+LARGEST = torch.finfo(torch.float32).max
+
+
+def fails(condition) -> bool:
+    """Whether the condition is known to be false."""
+    if isinstance(condition, bool):
+        return not condition
+    from torch.fx.experimental.symbolic_shapes import statically_known_true  # slow to import, and not needed eagerly
+
+    return statically_known_true(torch.sym_not(condition))
+
+
+def in_words(value) -> str:
+    """A number, dtype or shape as C++ writes it."""
+    if isinstance(value, torch.Size):
+        return f"[{', '.join(map(str, value))}]"
+    if isinstance(value, float):
+        return next((short for p in range(6, 18) if float(short := f"{value:.{p}g}") == value), "nan")
+    return str(value).removeprefix("torch.")
+
+
+class Argument(NamedTuple):
+    """One argument of one operator, and its checks."""
+
+    op: str
+    name: str
+    value: Tensor | float | int | None
+
+    def fail(self, wanted: str, got) -> NoReturn:
+        raise RuntimeError(f"pact::{self.op}: {self.name} must {wanted}, got {in_words(got)}")
+
+    def check_number(self, wanted: str, *conditions) -> None:
+        if any(map(fails, conditions)):
+            self.fail(f"be {wanted}", self.value)
+
+    def check_dtype(self, wanted: str, *dtypes: torch.dtype) -> None:
+        if self.value is None:
+            self.fail("be a tensor", None)
+        if self.value.dtype not in dtypes:
+            self.fail(f"be {wanted}", self.value.dtype)
+
+    def check_floating(self) -> None:
+        self.check_dtype("float32, float16 or bfloat16", *FLOATING)
+
+    def check_shape(self, wanted: str, *ranks: int) -> None:
+        shape = self.value.shape
+        if len(shape) not in ranks:
+            self.fail(f"be {wanted}", shape)
+        if any(fails(size != 0) for size in shape):
+            raise RuntimeError(f"pact::{self.op}: {self.name} must not be empty, got {in_words(shape)}")
+        if fails(shape[0] <= MOST):
+            self.fail("have fewer than 2^31 rows", shape)
+
+    def check_keys(self) -> None:
+        self.check_floating()
+        self.check_shape("[n, dk] or [n, Hk, dh]", 2, 3)
+
+    def check_beside(self, other: Argument, dtype: bool = False, rows: bool = True) -> None:
+        """The device of `other`, and its dtype and rows when asked for."""
+        ours, theirs = self.value, other.value
+        if ours.device != theirs.device:
+            self.fail(f"be on the device of {other.name}, {theirs.device}", ours.device)
+        if dtype and ours.dtype != theirs.dtype:
+            self.fail(f"have the dtype of {other.name}, {in_words(theirs.dtype)}", ours.dtype)
+        if rows and fails(ours.shape[0] == theirs.shape[0]):
+            self.fail(f"have as many rows as {other.name}, {theirs.shape[0]}", ours.shape)
+
+
+def check_cutoff(op: str, dc: float) -> None:
+    Argument(op, "dc", dc).check_number(">= 0", dc >= 0)
+
+
+def check_normalisation(op: str, dn: float) -> None:
+    Argument(op, "dn", dn).check_number("> 0 and finite", dn > 0, dn < math.inf)
+
+
+def check_scale(op: str, scale: float | None) -> None:
+    if scale is not None:
+        Argument(op, "scale", scale).check_number("finite in float32", scale >= -LARGEST, scale <= LARGEST)
+
+
+def check_heads(keys: Argument, queries: Argument) -> None:
+    keys.check_keys()
+    queries.check_floating()
+    queries.check_shape("[n, Hq * dh] or [n, Hq, dh]", 2, 3)
+    k, q = keys.value.shape[1:], queries.value.shape[1:]
+    key_width, query_width = math.prod(k), math.prod(q)
+    size = k[1] if len(k) == 2 else q[1] if len(q) == 2 else key_width
+    if len(q) == 2 and fails(q[1] == size):
+        queries.fail(f"have the head size of keys, {size}", queries.value.shape)
+    heads = all(isinstance(width, int) for width in (size, key_width, query_width))
+    if heads and (key_width % size or query_width % size or query_width // size % (key_width // size)):
+        shape = in_words(keys.value.shape)
+        wanted = f"have a whole multiple of the heads of keys, heads of {size} for keys {shape}"
+        queries.fail(wanted, queries.value.shape)
+
+
+def check_importance(op: str, hidden: Tensor, keys: Tensor, queries: Tensor) -> Argument:
+    h, k, q = Argument(op, "hidden", hidden), Argument(op, "keys", keys), Argument(op, "queries", queries)
+    h.check_floating()
+    h.check_shape("[n, d]", 2)
+    check_heads(k, q)
+    for other in (k, q):
+        other.check_beside(h, dtype=True)
+    return h
+
+
+def euti_scores(hidden, keys, queries, scale=None):
+    check_importance("euti_scores", hidden, keys, queries)
+    check_scale("euti_scores", scale)
+    return hidden.new_empty(hidden.shape[0], dtype=torch.float32)
+
+
+def density(keys, dn, *, gaussian=False):
+    Argument("density", "keys", keys).check_keys()
+    check_normalisation("density", dn)
+    return keys.new_empty(keys.shape[0], dtype=torch.float32)
+
+
+def dbdpc(keys, dc, dn, *, gaussian=False):
+    Argument("dbdpc", "keys", keys).check_keys()
+    check_cutoff("dbdpc", dc)
+    check_normalisation("dbdpc", dn)
+    c = new_size()
+    return keys.new_empty(c, dtype=torch.int64), keys.new_empty(keys.shape[0], dtype=torch.int64)
+
+
+def assign(keys, centers, max_distance):
+    k, c = Argument("assign", "keys", keys), Argument("assign", "centers", centers)
+    k.check_keys()
+    c.check_dtype("int64", torch.int64)
+    c.check_shape("[c]", 1)
+    c.check_beside(k, rows=False)
+    Argument("assign", "max_distance", max_distance).check_number("a number", max_distance == max_distance)
+    n = keys.shape[0]
+    return keys.new_empty(n, dtype=torch.int64), keys.new_empty(n, dtype=torch.float32)
+
+
+def segment_mean(x, labels, num_segments):
+    rows, label = Argument("segment_mean", "x", x), Argument("segment_mean", "labels", labels)
+    rows.check_floating()
+    rows.check_shape("[n, d]", 2)
+    label.check_dtype("int64", torch.int64)
+    label.check_shape("[n]", 1)
+    label.check_beside(rows)
+    segments = Argument("segment_mean", "num_segments", num_segments)
+    segments.check_number("in [1, 2^31)", num_segments >= 1, num_segments <= MOST)
+    return x.new_empty(num_segments, x.shape[1]), labels.new_empty(num_segments)
+
+
+def max_distance(keys):
+    Argument("max_distance", "keys", keys).check_keys()
+    return keys.new_empty((), dtype=torch.float32)
+
+
+def reduce(hidden, keys, queries, cluster_keys, prune_ratio, dc, dn, alpha, *, scores=None, scale=None, gaussian=False):
+    h = check_importance("reduce", hidden, keys, queries)
+    clustered = Argument("reduce", "cluster_keys", cluster_keys)
+    clustered.check_keys()
+    clustered.check_beside(h, dtype=True)
+    Argument("reduce", "prune_ratio", prune_ratio).check_number("in [0, 1]", prune_ratio >= 0, prune_ratio <= 1)
+    check_cutoff("reduce", dc)
+    check_normalisation("reduce", dn)
+    Argument("reduce", "alpha", alpha).check_number(">= 0 and finite", alpha >= 0, alpha < math.inf)
+    check_scale("reduce", scale)
+    if scores is not None:
+        importance = Argument("reduce", "scores", scores)
+        importance.check_dtype("float32", torch.float32)
+        importance.check_shape("[n]", 1)
+        importance.check_beside(h)
+    c = new_size()
+    return (
+        hidden.new_empty(c, hidden.shape[1]),
+        hidden.new_empty(c, dtype=torch.int64),
+        hidden.new_empty(c, dtype=torch.int64),
+        hidden.new_empty(hidden.shape[0], dtype=torch.int64),
+    )
+
+
+def new_size():
+    """How many centers there are is known only from the data: an unbacked symbolic size."""
+    return get_ctx().new_dynamic_size()
+
+
+def register() -> None:
+    """Hand them to torch, once the operators are loaded."""
+    for function in (euti_scores, density, dbdpc, assign, segment_mean, max_distance, reduce):
+        register_fake(f"pact::{function.__name__}", function)
