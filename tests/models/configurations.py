@@ -16,6 +16,7 @@ HIDDEN, HEADS, HEAD_SIZE = 64, 4, 16
 
 CLASSES = {
     "llava": "Llava",
+    "pixtral": "Llava",
     "llava_next": "LlavaNext",
     "llava_onevision": "LlavaOnevision",
     "internvl": "InternVL",
@@ -57,7 +58,7 @@ def configuration(variant: str, layers: int):
         return configuration_class(**_qwen(variant, text), tie_word_embeddings=False)
     if variant.startswith("glm"):
         return configuration_class(**_glm(variant, text), tie_word_embeddings=False)
-    if variant.startswith("llava"):
+    if variant.startswith(("llava", "pixtral")):
         return configuration_class(**_llava(variant, text), tie_word_embeddings=False)
     return configuration_class(**_tiled(variant, text), tie_word_embeddings=False)
 
@@ -68,6 +69,9 @@ def _llava(variant: str, text: dict) -> dict:
     if variant == "llava":
         vision = transformers.CLIPVisionConfig(**VISION, image_size=20, patch_size=4)
         return parts | {"vision_config": vision, "image_seq_length": 25}
+    if variant == "pixtral":
+        vision = transformers.PixtralVisionConfig(**VISION, image_size=32, patch_size=4)
+        return parts | {"vision_config": vision, "vision_feature_layer": -1, "vision_feature_select_strategy": "full"}
     if variant == "llava_next":
         return parts | grid | {"vision_config": transformers.CLIPVisionConfig(**VISION, image_size=12, patch_size=4)}
     vision = transformers.SiglipVisionConfig(**VISION, image_size=12, patch_size=4, vision_use_head=False)
@@ -77,19 +81,17 @@ def _llava(variant: str, text: dict) -> dict:
 
 def _tiled(variant: str, text: dict) -> dict:
     """Tiles of 32 x 32 pixels, which become 4 x 4 tokens."""
-    parts = {"image_token_id": IMAGE}
     if variant.startswith("internvl"):
-        decoder = transformers.Qwen3Config(**text, head_dim=HEAD_SIZE) if variant == "internvl_qwen3" else None
+        qwen3 = variant == "internvl_qwen3"
+        text = transformers.Qwen3Config(**text, head_dim=HEAD_SIZE) if qwen3 else transformers.Qwen2Config(**text)
         vision = transformers.InternVLVisionConfig(**VISION, image_size=[32, 32], patch_size=[4, 4])
-        decoder = decoder or transformers.Qwen2Config(**text)
-        return parts | {"vision_config": vision, "text_config": decoder, "image_seq_length": 16}
+        return {"vision_config": vision, "text_config": text, "image_token_id": IMAGE, "image_seq_length": 16}
     if variant == "aya_vision":
         vision = transformers.SiglipVisionConfig(**VISION, image_size=32, patch_size=4, vision_use_head=False)
-        # 32B is made of Cohere, 8B of Cohere2, whose layers with windows are refused.
         parts = {"image_token_index": IMAGE, "downsample_factor": 2}
         return parts | {"vision_config": vision, "text_config": transformers.CohereConfig(**text)}
-    vision = VISION | {"image_size": 32, "patch_size": 4}
-    return parts | {"vision_config": vision, "text_config": transformers.LlamaConfig(**text), "scale_factor": 2}
+    parts = {"image_token_id": IMAGE, "scale_factor": 2, "vision_config": VISION | {"image_size": 32, "patch_size": 4}}
+    return parts | {"text_config": transformers.LlamaConfig(**text)}
 
 
 def _qwen(variant: str, text: dict) -> dict:

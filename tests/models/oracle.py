@@ -114,7 +114,7 @@ class _Masking:
     """Pre-hooks on the decoder layers from `first` on, for one forward after another of a growing sequence."""
 
     def __init__(self, model, first: int, config, visual: Tensor, options: dict):
-        self.decoder = model.get_decoder()
+        self.decoder = tiny.decoder(model)
         self.three_axes = model.config.model_type in pictures.GRIDS
         self.first, self.config, self.visual, self.options = first, config, visual, options
         self.rows: list[Row] | None = None  # decided in the first forward

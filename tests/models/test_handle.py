@@ -43,7 +43,7 @@ def state(model):
 
 
 @pytest.mark.parametrize("attention", ["fused", "dense"])
-@pytest.mark.parametrize("variant", tiny.FAMILIES)
+@pytest.mark.parametrize("variant", tiny.KINDS)
 def test_removal_leaves_nothing(variant, attention):
     model = tiny.build(variant)
     inputs = tiny.inputs(model, 2)

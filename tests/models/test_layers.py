@@ -29,7 +29,7 @@ def expected_distances(model, inputs) -> torch.Tensor:
     """``[layers]`` float64, from what comes out of the projections (or the norms after them) in a stock prefill."""
     seen = []
     hooks = []
-    for layer in model.get_decoder().layers:
+    for layer in tiny.decoder(model).layers:
         attention = layer.self_attn
         module = attention.k_norm if hasattr(attention, "k_norm") else attention.k_proj
         hooks.append(module.register_forward_hook(lambda module, args, output: seen.append(output.flatten(2))))
@@ -85,7 +85,7 @@ def test_the_model_stays_as_it_was():
         layer_distances(torch.nn.Linear(1, 1), inputs)
     with pact_ext.apply(model, PactConfig(layer=2)), pytest.raises(RuntimeError, match="must not be reduced"):
         layer_distances(model, inputs)
-    assert not any(layer._forward_pre_hooks for layer in model.get_decoder().layers)
+    assert not any(layer._forward_pre_hooks for layer in tiny.decoder(model).layers)
 
 
 @pytest.mark.parametrize(

@@ -36,6 +36,8 @@ FAMILIES = (*KINDS, "qwen3_vl_moe", "glm4v", "glm4v_moe", "idefics3", "smolvlm",
 VARIANTS = (*FAMILIES, "internvl_qwen3")
 """What `build` knows: the families, and InternVL over a Qwen3 decoder."""
 
+OTHERS = tuple(variant for variant in VARIANTS if variant not in KINDS)
+
 VERSION = tuple(int(part) for part in transformers.__version__.split(".")[:2])
 
 
@@ -68,9 +70,14 @@ def _weights(name: str, parameter: Tensor, seed: int) -> Tensor:
 
 
 def build(
-    variant: str, *, dtype: torch.dtype = torch.float64, attn_implementation="sdpa", seed: int = 0, layers: int = 6
+    variant: str, *, dtype: torch.dtype | None = None, attn_implementation="sdpa", seed: int = 0, layers: int = 6
 ) -> torch.nn.Module:
-    """A model in eval mode. The same arguments give the same weights; it never stops generating by itself."""
+    """A model in eval mode. The same arguments give the same weights; it never stops generating by itself.
+
+    Args:
+        dtype: default float64, but float32 for GLM's experts, which take float32 weights whatever the dtype.
+    """
+    dtype = dtype or (torch.float32 if variant == "glm4v_moe" else torch.float64)
     config = configuration(variant, layers)
     cls = getattr(transformers, CLASSES[variant] + "ForConditionalGeneration")
     # The fused products of experts, from transformers 5 on, know no float64.
@@ -85,6 +92,11 @@ def build(
         bos_token_id=BOS, pad_token_id=PAD, eos_token_id=None, do_sample=False
     )
     return model
+
+
+def decoder(model) -> torch.nn.Module:
+    """The language model. (`get_decoder` finds none in Idefics3 up to transformers 4.)"""
+    return getattr(model.model, "text_model", None) or model.get_decoder()
 
 
 def generate(model, inputs: dict[str, Tensor], steps: int, **arguments) -> tuple[Tensor, Tensor]:
