@@ -103,7 +103,7 @@ class Family:
         """The cosines, or sines, of every position ``[1 or B, N, dh]``, from what the decoder hands to its layers."""
         return embedding
 
-    def rotate(self, layer: nn.Module, keys: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    def rotated(self, layer: nn.Module, keys: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         """The layer's keys ``[n, H, dh]`` after rotary embedding by ``[n, up to dh]``."""
         return rotate(keys, cos, sin)
 
@@ -282,12 +282,14 @@ class SmolVLM(Idefics3, model_type="smolvlm"):
 
 
 class AyaVision(Tiled, model_type="aya_vision"):
-    """Aya Vision, over Cohere's decoder. (Cohere2's layers with windows are refused.)"""
+    """Aya Vision, over Cohere (32B). Over Cohere2 (8B) nearly every layer has a window, and is refused."""
 
     def side(self, config) -> int:
         return config.vision_config.image_size // config.vision_config.patch_size // config.downsample_factor
 
-    def rotate(self, layer: nn.Module, keys: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    def rotated(self, layer: nn.Module, keys: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        if getattr(layer.self_attn, "sliding_window", 0) is None:  # Cohere2's layers without one know no positions
+            return keys
         return rotate(keys, cos, sin, interleaved=True)
 
 
@@ -353,5 +355,5 @@ class Glm4v(Glm4vMoe, model_type="glm4v"):
             return joined
         return joined[..., : joined.shape[-1] // 2].repeat_interleave(2, dim=-1)
 
-    def rotate(self, layer: nn.Module, keys: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    def rotated(self, layer: nn.Module, keys: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         return rotate(keys, cos, sin, interleaved=True)

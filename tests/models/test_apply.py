@@ -76,7 +76,7 @@ def test_equals_the_model_that_only_masks(variant, route, batch):
         assert torch.equal(row.visual[reduction.centers], row.centers)
         assert torch.equal(reduction.labels, row.labels)
         assert reduction.sizes.max() > 1
-        assert (reduction.labels < 0).any()
+    assert any((reduction.labels < 0).any() for reduction in handle.last)
 
 
 @pytest.mark.parametrize("attention", ["fused", "dense"])
