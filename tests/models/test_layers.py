@@ -22,7 +22,7 @@ from pact_ext.cli import layers
 from pact_ext.models.layers import default_threshold, layer_distances, recommend
 from pact_ext.models.loading import load, prepare
 
-VARIANTS = pytest.mark.parametrize("variant", tiny.VARIANTS)
+KINDS = pytest.mark.parametrize("variant", tiny.KINDS)
 
 
 def expected_distances(model, inputs) -> torch.Tensor:
@@ -46,7 +46,7 @@ def expected_distances(model, inputs) -> torch.Tensor:
     )
 
 
-@VARIANTS
+@KINDS
 def test_distances_are_those_of_the_keys_before_rotary_embedding(variant):
     model = tiny.build(variant)
     inputs = tiny.inputs(model)
