@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import sys
+from collections import ChainMap
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+
+from .pictures import encoded, runs
 
 FAMILIES: dict[str, Family] = {}
 """Every known family, by the `model_type` of its configuration."""
@@ -31,14 +35,17 @@ def core_of(model: nn.Module) -> nn.Module:
 def family_of(core: nn.Module, caller: str) -> Family:
     """The family of a model without its head; `caller` is named in the error."""
     model_type = getattr(getattr(core, "config", None), "model_type", None)
-    if model_type in UNSERVED:
-        raise ValueError(f"{caller}: model must be of another family than {model_type!r}: {UNSERVED[model_type]}")
     if model_type not in FAMILIES:
         raise ValueError(
             f"{caller}: model must be of a known family ({', '.join(sorted(FAMILIES))}), got {type(core).__name__} of "
-            f"type {model_type!r}"
+            f"type {model_type!r}{why_not(model_type)}"
         )
     return FAMILIES[model_type]
+
+
+def why_not(model_type: str | None) -> str:
+    """The end of an error about a family that is not served."""
+    return f": {UNSERVED[model_type]}" if model_type in UNSERVED else ""
 
 
 @dataclass(frozen=True)
@@ -99,13 +106,13 @@ class Family:
         head_size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         return 2 * config.num_key_value_heads * head_size * dtype.itemsize
 
-    def rotary(self, layer: nn.Module, embedding: Tensor) -> Tensor:
-        """The cosines, or sines, of every position ``[1 or B, N, dh]``, from what the decoder hands to its layers."""
-        return embedding
-
     def rotated(self, layer: nn.Module, keys: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        """The layer's keys ``[n, H, dh]`` after rotary embedding by ``[n, up to dh]``."""
-        return rotate(keys, cos, sin)
+        """The keys ``[n, Hk, dh]`` after rotary embedding, by the layer's own function: halves or neighbours paired,
+        all channels or the first. `cos` and `sin` are ``[n, width]`` of what the decoder hands to its layers."""
+        heads = keys.transpose(0, 1)[None]
+        turned, passed = heads[..., : cos.shape[-1]], heads[..., cos.shape[-1] :]
+        _, turned = code_of(layer)["apply_rotary_pos_emb"](turned[:, :0], turned, cos[None], sin[None])
+        return torch.cat([turned, passed], dim=-1)[0].transpose(0, 1)
 
     def images(self, core: nn.Module, given: Mapping) -> list[ImageTokens]:
         """The tokens of every image of a call with the arguments `given`, in order."""
@@ -124,33 +131,9 @@ class Family:
         return encoded(given, "video") or self.videos(core, given)
 
 
-def encoded(given: Mapping, kind: str) -> list[int] | None:
-    """How many features a call brings of each image or video, where `generate` of transformers 5 has encoded them."""
-    outputs = given.get("mm_encoder_outputs")
-    output = outputs.get(kind) if isinstance(outputs, Mapping) else None
-    return None if output is None else [len(features) for features in output.pooler_output]
-
-
-def runs(flags: Tensor) -> list[list[tuple[int, int]]]:
-    """Start and end of the runs of True in each row of ``[B, N]``."""
-    rows = []
-    for row in flags.cpu():
-        edges = torch.diff(row.int(), prepend=torch.zeros(1, dtype=torch.int), append=torch.zeros(1, dtype=torch.int))
-        rows.append(
-            list(zip((edges > 0).nonzero().flatten().tolist(), (edges < 0).nonzero().flatten().tolist(), strict=True))
-        )
-    return rows
-
-
-def rotate(keys: Tensor, cos: Tensor, sin: Tensor, interleaved: bool = False) -> Tensor:
-    """Rotary embedding of the first channels of ``[n, H, dh]`` by ``[n, up to dh]``: of halves, or of neighbours."""
-    keys, rest = keys.tensor_split([cos.shape[-1]], dim=-1)
-    if interleaved:
-        turned = torch.stack([-keys[..., 1::2], keys[..., ::2]], dim=-1).flatten(-2)
-    else:
-        first, second = keys.chunk(2, dim=-1)
-        turned = torch.cat([-second, first], dim=-1)
-    return torch.cat([keys * cos[:, None] + turned * sin[:, None], rest], dim=-1)
+def code_of(layer: nn.Module) -> Mapping:
+    """What stands in the modules that a decoder layer's attention, and the classes it builds on, were written in."""
+    return ChainMap(*(vars(sys.modules[base.__module__]) for base in type(layer.self_attn).__mro__))
 
 
 class Llava(Family, model_type="llava"):
@@ -290,18 +273,19 @@ class AyaVision(Tiled, model_type="aya_vision"):
     def rotated(self, layer: nn.Module, keys: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         if getattr(layer.self_attn, "sliding_window", 0) is None:  # Cohere2's layers without one know no positions
             return keys
-        return rotate(keys, cos, sin, interleaved=True)
+        return super().rotated(layer, keys, cos, sin)
 
 
 class Qwen2VL(Family, model_type="qwen2_vl"):
-    """Qwen2-VL. Up to transformers 4 its decoder hands on the three axes of multimodal RoPE apart."""
+    """Qwen2-VL. Up to transformers 4 its decoder hands on the three axes of multimodal RoPE apart, ``[3, n, dh]``."""
 
-    def rotary(self, layer: nn.Module, embedding: Tensor) -> Tensor:
-        if embedding.ndim == 3:
-            return embedding
-        sections = 2 * list(layer.self_attn.rope_scaling["mrope_section"])
-        parts = embedding.split(sections, dim=-1)
-        return torch.cat([part[axis % 3] for axis, part in enumerate(parts)], dim=-1)
+    def rotated(self, layer: nn.Module, keys: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        if cos.ndim == 2:
+            return super().rotated(layer, keys, cos, sin)
+        turn = code_of(layer)["apply_multimodal_rotary_pos_emb"]
+        sections, heads = layer.self_attn.rope_scaling["mrope_section"], keys.transpose(0, 1)[None]
+        _, turned = turn(heads[:, :0], heads, cos[:, None], sin[:, None], sections)
+        return turned[0].transpose(0, 1)
 
     def images(self, core: nn.Module, given: Mapping) -> list[ImageTokens]:
         grids = _merged(core.config, given["image_grid_thw"])
@@ -347,13 +331,4 @@ class Glm4vMoe(Qwen2VL, model_type="glm4v_moe"):
 
 
 class Glm4v(Glm4vMoe, model_type="glm4v"):
-    """GLM-4.1V. Its rotary embedding turns neighbouring channels."""
-
-    def rotary(self, layer: nn.Module, embedding: Tensor) -> Tensor:
-        joined = super().rotary(layer, embedding)
-        if embedding.ndim == 3:
-            return joined
-        return joined[..., : joined.shape[-1] // 2].repeat_interleave(2, dim=-1)
-
-    def rotated(self, layer: nn.Module, keys: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        return rotate(keys, cos, sin, interleaved=True)
+    """GLM-4.1V."""

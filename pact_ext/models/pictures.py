@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .families import Family
+if TYPE_CHECKING:
+    from .families import Family
 
 
 def visual_tokens(core: nn.Module, family: Family, ids: Tensor) -> tuple[Tensor, Tensor]:
@@ -68,3 +71,17 @@ def deal(tokens: Tensor, counts: list[int], kind: str, caller: str) -> list[list
             f"{caller}: input_ids must hold the tokens of all {len(counts)} {kind}s, got none for the last {len(left)}"
         )
     return rows
+
+
+def encoded(given: Mapping, kind: str) -> list[int] | None:
+    """How many features a call brings of each "image" or "video", where `generate` of transformers 5 has encoded them."""
+    outputs = given.get("mm_encoder_outputs")
+    output = outputs.get(kind) if isinstance(outputs, Mapping) else None
+    return None if output is None else [len(features) for features in output.pooler_output]
+
+
+def runs(flags: Tensor) -> list[list[tuple[int, int]]]:
+    """Start and end of every run of True, in each row of ``[B, N]``."""
+    edges = F.pad(flags.cpu().int(), (1, 1)).diff()
+    places = [[(row == edge).nonzero().flatten().tolist() for edge in (1, -1)] for row in edges]
+    return [list(zip(*ends, strict=True)) for ends in places]

@@ -210,7 +210,7 @@ def test_a_model_of_no_known_family():
     config = transformers.LlamaConfig(
         vocab_size=8, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1
     )
-    with pytest.raises(ValueError, match=r"known family \(aya_vision, llava, .*got LlamaForCausalLM of type 'llama'"):
+    with pytest.raises(ValueError, match=r"known family \(.*llava, .*got LlamaForCausalLM of type 'llama'"):
         pact_ext.apply(transformers.LlamaForCausalLM(config))
     with pytest.raises(ValueError, match="got Linear of type None"):
         pact_ext.apply(torch.nn.Linear(1, 1))
