@@ -74,7 +74,7 @@ def deal(tokens: Tensor, counts: list[int], kind: str, caller: str) -> list[list
 
 
 def encoded(given: Mapping, kind: str) -> list[int] | None:
-    """How many features a call brings of each "image" or "video", where `generate` of transformers 5 has encoded them."""
+    """How many features a call brings of each "image" or "video", which `generate` of transformers 5 has encoded."""
     outputs = given.get("mm_encoder_outputs")
     output = outputs.get(kind) if isinstance(outputs, Mapping) else None
     return None if output is None else [len(features) for features in output.pooler_output]

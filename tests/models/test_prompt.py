@@ -79,3 +79,4 @@ def test_images_are_brought_by_pixels_or_by_features():
     assert prompt.brings_images(family, {"pixel_values": None, "mm_encoder_outputs": {"image": object()}})
     assert not prompt.brings_images(family, {"pixel_values": None, "mm_encoder_outputs": {"image": None}})
     assert not prompt.brings_images(family, {"mm_encoder_outputs": {}})
+    assert prompt.brings_images(FAMILIES["idefics3"], {"image_hidden_states": torch.zeros(1)})
