@@ -205,8 +205,8 @@ class Tiled(Family):
     """Images cut into square tiles, with one more after them that shows the whole.
 
     How many tiles make an image is not among the arguments of a call, only in its text. A tile is a run of image
-    tokens, and the text before it says which of its image's it is. The last one of a row shows a whole image, and so
-    does every other one behind the same text.
+    tokens, and the text before it says what part of its image it shows. The last one of a row shows a whole image, and
+    so does every other one behind the same text.
 
     Attributes:
         tag: how many tokens before a tile tell which one it is.
