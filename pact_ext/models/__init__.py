@@ -28,11 +28,14 @@ def apply(
     Called directly, the model returns logits of the tokens that remain.
 
     Args:
-        model: LLaVA-1.5, LLaVA-NeXT, LLaVA-OneVision, InternVL, Qwen2-VL, Qwen2.5-VL or Qwen3-VL of transformers >=
-            4.57, in evaluation mode.
+        model: LLaVA-1.5, LLaVA-NeXT, LLaVA-OneVision, InternVL, Qwen2-VL, Qwen2.5-VL, Qwen3-VL, GLM-4.1V, GLM-4.5V,
+            Idefics3, SmolVLM or Aya Vision of transformers >= 4.57, in evaluation mode.
         config: a `PactConfig`, or the name of a preset.
-        per_image: keep images apart (visual tokens with anything between them); by default all images and frames of
-            a row are one pool, as published.
+        per_image: keep images apart; by default all images and frames of a row are one pool, as published. An image is
+            what the call's pixels say, whatever stands between its tokens or does not. All frames of a video are one,
+            but InternVL and SmolVLM pass them as images. Of some families the text alone says where an image ends: an
+            unbroken run of tokens is one of InternVL, and the tile that shows the whole closes one of Idefics3, SmolVLM
+            and Aya, told by the tokens before it, as their processors write them.
         attention: how the sizes reach attention. "dense": a float mask, for eager and sdpa. "fused": extra channels of
             the heads, for sdpa and flash_attention_2. "auto": fused where the model's implementation allows it.
 
@@ -42,6 +45,7 @@ def apply(
     Raises:
         ImportError: transformers is missing.
         ValueError: an unknown family, attention that would drop the sizes, or a layer the model cannot be reduced at.
+            Calls raise it where `per_image` finds other numbers of tokens than the images have.
         RuntimeError: the model is reduced already. Calls of the reduced model raise it for labels, training mode,
             inputs_embeds without input_ids, and a cache that does not fit.
     """

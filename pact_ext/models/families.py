@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+import sys
+from collections import ChainMap
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from .pictures import encoded, runs
+
 FAMILIES: dict[str, Family] = {}
 """Every known family, by the `model_type` of its configuration."""
+
+UNSERVED = {
+    "gemma3": (
+        "its image tokens attend both ways within an image, and most of its layers within a window; behind a reduction "
+        "both would need a mask of their own, by the original positions, and a cache whose windows count them"
+    ),
+}
+"""Families that hooks can see into but not reduce exactly, and why."""
 
 
 def core_of(model: nn.Module) -> nn.Module:
@@ -17,7 +29,7 @@ def core_of(model: nn.Module) -> nn.Module:
     if hasattr(model, "get_base_model"):
         model = model.get_base_model()
     inner = getattr(model, "model", None)
-    return inner if hasattr(inner, "language_model") else model
+    return inner if hasattr(inner, "language_model") or hasattr(inner, "text_model") else model
 
 
 def family_of(core: nn.Module, caller: str) -> Family:
@@ -26,9 +38,14 @@ def family_of(core: nn.Module, caller: str) -> Family:
     if model_type not in FAMILIES:
         raise ValueError(
             f"{caller}: model must be of a known family ({', '.join(sorted(FAMILIES))}), got {type(core).__name__} of "
-            f"type {model_type!r}"
+            f"type {model_type!r}{why_not(model_type)}"
         )
     return FAMILIES[model_type]
+
+
+def why_not(model_type: str | None) -> str:
+    """The end of an error about a family that is not served."""
+    return f": {UNSERVED[model_type]}" if model_type in UNSERVED else ""
 
 
 @dataclass(frozen=True)
@@ -51,8 +68,9 @@ class Family:
 
     pixels = ("pixel_values", "pixel_values_videos", "mm_encoder_outputs")
 
-    def __init_subclass__(cls, model_type: str) -> None:
-        FAMILIES[model_type] = cls()
+    def __init_subclass__(cls, model_type: str | None = None) -> None:
+        if model_type is not None:
+            FAMILIES[model_type] = cls()
 
     def decoder(self, core: nn.Module) -> nn.Module:
         """The language model inside `core`, the model without its head. It has `layers`."""
@@ -62,6 +80,11 @@ class Family:
         """The ids that stand for images and videos in the prompt."""
         names = ("image_token_id", "video_token_id")
         return [token for name in names if (token := getattr(config, name, None)) is not None]
+
+    def in_videos(self, config, ids: Tensor) -> Tensor:
+        """``[B, N]`` bool, of the ids of a prompt: whether a token, if it is visual, shows a video."""
+        video = getattr(config, "video_token_id", None)
+        return torch.zeros_like(ids, dtype=torch.bool) if video is None else ids == video
 
     def first_layer(self, core: nn.Module) -> int:
         """The lowest layer whose input may be reduced."""
@@ -83,29 +106,40 @@ class Family:
         head_size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         return 2 * config.num_key_value_heads * head_size * dtype.itemsize
 
-    def rotary(self, layer: nn.Module, embedding: Tensor) -> Tensor:
-        """The cosines, or sines, of every position ``[1 or B, N, dh]``, from what the decoder hands to its layers."""
-        return embedding
+    def rotated(self, layer: nn.Module, keys: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        """The keys ``[n, Hk, dh]`` after rotary embedding, by the layer's own function: halves or neighbours paired,
+        all channels or the first. `cos` and `sin` are ``[n, width]`` of what the decoder hands to its layers."""
+        heads = keys.transpose(0, 1)[None]
+        turned, passed = heads[..., : cos.shape[-1]], heads[..., cos.shape[-1] :]
+        _, turned = code_of(layer)["apply_rotary_pos_emb"](turned[:, :0], turned, cos[None], sin[None])
+        return torch.cat([turned, passed], dim=-1)[0].transpose(0, 1)
 
-    def images(self, core: nn.Module, given: Mapping, runs: list[int]) -> list[ImageTokens]:
-        """The tokens of every image of a call with the arguments `given`, in order.
-
-        Args:
-            runs: lengths of the uninterrupted runs of image tokens in its prompt.
-        """
+    def images(self, core: nn.Module, given: Mapping) -> list[ImageTokens]:
+        """The tokens of every image of a call with the arguments `given`, in order."""
         raise NotImplementedError
 
+    def videos(self, core: nn.Module, given: Mapping) -> list[int]:
+        """How many tokens each video of a call has, in order."""
+        raise NotImplementedError
 
-def rotate(keys: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotary embedding of ``[n, H, dh]`` by ``[n, dh]``, halves paired as in every family here."""
-    first, second = keys.chunk(2, dim=-1)
-    return keys * cos[:, None] + torch.cat([-second, first], dim=-1) * sin[:, None]
+    def image_counts(self, core: nn.Module, given: Mapping) -> list[int]:
+        """How many tokens each image of a call has, in order, also where it brings features in place of pixels."""
+        return encoded(given, "image") or [image.count for image in self.images(core, given)]
+
+    def video_counts(self, core: nn.Module, given: Mapping) -> list[int]:
+        """The same of its videos."""
+        return encoded(given, "video") or self.videos(core, given)
+
+
+def code_of(layer: nn.Module) -> Mapping:
+    """What stands in the modules that a decoder layer's attention, and the classes it builds on, were written in."""
+    return ChainMap(*(vars(sys.modules[base.__module__]) for base in type(layer.self_attn).__mro__))
 
 
 class Llava(Family, model_type="llava"):
     """LLaVA-1.5, and Pixtral in its clothes, whose images have sizes."""
 
-    def images(self, core: nn.Module, given: Mapping, runs: list[int]) -> list[ImageTokens]:
+    def images(self, core: nn.Module, given: Mapping) -> list[ImageTokens]:
         vision, pixels = core.config.vision_config, given["pixel_values"]
         sizes = given.get("image_sizes")
         sizes = len(pixels) * [pixels.shape[-2:]] if sizes is None else torch.as_tensor(sizes).tolist()
@@ -121,7 +155,7 @@ class LlavaNext(Family, model_type="llava_next"):
     A tile with the whole image comes before the tiles with its parts.
     """
 
-    def images(self, core: nn.Module, given: Mapping, runs: list[int]) -> list[ImageTokens]:
+    def images(self, core: nn.Module, given: Mapping) -> list[ImageTokens]:
         from transformers.models.llava_next.modeling_llava_next import image_size_to_num_patches
 
         vision, pinpoints = core.config.vision_config, core.config.image_grid_pinpoints
@@ -161,35 +195,111 @@ class LlavaOneVision(LlavaNext, model_type="llava_onevision"):
     def packing(self, config) -> dict:
         return {"vision_aspect_ratio": config.vision_aspect_ratio}
 
+    def videos(self, core: nn.Module, given: Mapping) -> list[int]:
+        vision, pixels = core.config.vision_config, given["pixel_values_videos"]
+        side = -(-(vision.image_size // vision.patch_size) // 2)  # of a frame, scaled down
+        return len(pixels) * [pixels.shape[1] * side * side + 1]
 
-class InternVL(Family, model_type="internvl"):
-    """InternVL 2.5 and 3, in their Hugging Face port. A thumbnail comes after the tiles, when there are several."""
 
-    def images(self, core: nn.Module, given: Mapping, runs: list[int]) -> list[ImageTokens]:
-        vision = core.config.vision_config
-        rows, columns = (
-            int(side // patch * core.config.downsample_ratio)
-            for side, patch in zip(vision.image_size, vision.patch_size, strict=True)
-        )
-        return [ImageTokens(count, rows, columns, count - rows * columns) for count in runs]
+class Tiled(Family):
+    """Images cut into square tiles, with one more after them that shows the whole.
+
+    How many tiles make an image is not among the arguments of a call, only in its text. A tile is a run of image
+    tokens, and the text before it says what part of its image it shows. The last one of a row shows a whole image, and
+    so does every other one behind the same text.
+
+    Attributes:
+        tag: how many tokens before a tile tell which one it is.
+    """
+
+    tag = 1
+
+    def side(self, config) -> int:
+        """Rows, and columns, of a tile's tokens."""
+        raise NotImplementedError
+
+    def images(self, core: nn.Module, given: Mapping) -> list[ImageTokens]:
+        side, ids, images = self.side(core.config), given["input_ids"].cpu(), []
+        for row, tiles in zip(ids, runs(ids == core.config.image_token_id), strict=True):
+            tags = [row[max(0, start - self.tag) : start].tolist() for start, _ in tiles]
+            count = 0
+            for (start, end), tag in zip(tiles, tags, strict=True):
+                count += end - start
+                if tag == tags[-1]:
+                    images.append(ImageTokens(count, side, side, count - side * side))
+                    count = 0
+        return images
+
+    def image_counts(self, core: nn.Module, given: Mapping) -> list[int]:
+        return [image.count for image in self.images(core, given)]
+
+
+class InternVL(Tiled, model_type="internvl"):
+    """InternVL 2.5 and 3, in their Hugging Face port: the tiles of an image are one run, and a video's frames images.
+
+    The tile that shows the whole is there when there are several.
+    """
+
+    tag = 0
+
+    def side(self, config) -> int:
+        vision = config.vision_config
+        return int(vision.image_size[0] // vision.patch_size[0] * config.downsample_ratio)
+
+
+class Idefics3(Tiled, model_type="idefics3"):
+    """Idefics3. The text before a tile, "<row_1_col_2>" or "<global-img>", is several tokens of some vocabularies."""
+
+    pixels = (*Tiled.pixels, "image_hidden_states")  # features, up to transformers 4
+    tag = 2
+
+    def decoder(self, core: nn.Module) -> nn.Module:
+        return core.text_model
+
+    def side(self, config) -> int:
+        return config.vision_config.image_size // config.vision_config.patch_size // config.scale_factor
+
+
+class SmolVLM(Idefics3, model_type="smolvlm"):
+    """SmolVLM and SmolVLM2. A video's frames are images."""
+
+
+class AyaVision(Tiled, model_type="aya_vision"):
+    """Aya Vision, over Cohere (32B). Over Cohere2 (8B) nearly every layer has a window, and is refused."""
+
+    def side(self, config) -> int:
+        return config.vision_config.image_size // config.vision_config.patch_size // config.downsample_factor
+
+    def rotated(self, layer: nn.Module, keys: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        if getattr(layer.self_attn, "sliding_window", 0) is None:  # Cohere2's layers without one know no positions
+            return keys
+        return super().rotated(layer, keys, cos, sin)
 
 
 class Qwen2VL(Family, model_type="qwen2_vl"):
-    """Qwen2-VL. Up to transformers 4 its decoder hands on the three axes of multimodal RoPE apart."""
+    """Qwen2-VL. Up to transformers 4 its decoder hands on the three axes of multimodal RoPE apart, ``[3, n, dh]``."""
 
-    def rotary(self, layer: nn.Module, embedding: Tensor) -> Tensor:
-        if embedding.ndim == 3:
-            return embedding
-        sections = 2 * list(layer.self_attn.rope_scaling["mrope_section"])
-        parts = embedding.split(sections, dim=-1)
-        return torch.cat([part[axis % 3] for axis, part in enumerate(parts)], dim=-1)
+    def rotated(self, layer: nn.Module, keys: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        if cos.ndim == 2:
+            return super().rotated(layer, keys, cos, sin)
+        turn = code_of(layer)["apply_multimodal_rotary_pos_emb"]
+        sections, heads = layer.self_attn.rope_scaling["mrope_section"], keys.transpose(0, 1)[None]
+        _, turned = turn(heads[:, :0], heads, cos[:, None], sin[:, None], sections)
+        return turned[0].transpose(0, 1)
 
-    def images(self, core: nn.Module, given: Mapping, runs: list[int]) -> list[ImageTokens]:
-        merge = core.config.vision_config.spatial_merge_size
-        grids = [
-            (frames, rows // merge, columns // merge) for frames, rows, columns in given["image_grid_thw"].tolist()
-        ]
+    def images(self, core: nn.Module, given: Mapping) -> list[ImageTokens]:
+        grids = _merged(core.config, given["image_grid_thw"])
         return [ImageTokens(frames * rows * columns, rows, columns) for frames, rows, columns in grids]
+
+    def videos(self, core: nn.Module, given: Mapping) -> list[int]:
+        grids = _merged(core.config, given["video_grid_thw"])
+        return [frames * rows * columns for frames, rows, columns in grids]
+
+
+def _merged(config, grids: Tensor) -> list[tuple[int, int, int]]:
+    """Frames, rows and columns in tokens."""
+    merge = config.vision_config.spatial_merge_size
+    return [(frames, rows // merge, columns // merge) for frames, rows, columns in grids.tolist()]
 
 
 class Qwen25VL(Qwen2VL, model_type="qwen2_5_vl"):
@@ -199,7 +309,26 @@ class Qwen25VL(Qwen2VL, model_type="qwen2_5_vl"):
 class Qwen3VL(Family, model_type="qwen3_vl"):
     """Qwen3-VL, whose first layers add visual features to every visual token's place."""
 
-    images = Qwen2VL.images
+    images, videos = Qwen2VL.images, Qwen2VL.videos
 
     def first_layer(self, core: nn.Module) -> int:
         return len(core.config.vision_config.deepstack_visual_indexes)
+
+
+class Qwen3VLMoe(Qwen3VL, model_type="qwen3_vl_moe"):
+    """Qwen3-VL with experts."""
+
+
+class Glm4vMoe(Qwen2VL, model_type="glm4v_moe"):
+    """GLM-4.5V. Its videos are image tokens too, between a token that starts them and one that ends them."""
+
+    def visual_token_ids(self, config) -> list[int]:
+        return [config.image_token_id]
+
+    def in_videos(self, config, ids: Tensor) -> Tensor:
+        starts, ends = ids == config.video_start_token_id, ids == config.video_end_token_id
+        return (starts.int() - ends.int()).cumsum(-1) > 0
+
+
+class Glm4v(Glm4vMoe, model_type="glm4v"):
+    """GLM-4.1V."""

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 DTYPES = ("bfloat16", "float16", "float32")
 MISSING = "models of Hugging Face need transformers 4.57 or newer: pip install 'pact-ext[models]'"
-PRESET_OF = {"qwen2_vl": "qwen2-vl-7b", "qwen2_5_vl": "qwen2-vl-7b", "qwen3_vl": "qwen2-vl-7b"}
+PRESET_OF = dict.fromkeys(("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe", "glm4v", "glm4v_moe"), "qwen2-vl-7b")
 """The preset nearest to a family, by `model_type`; of the families not here it is `DEFAULT_PRESET`."""
 DEFAULT_PRESET = "llava-onevision-7b"
 
@@ -130,7 +130,7 @@ def _config(name_or_path: str | os.PathLike) -> PretrainedConfig:
         if error.name != "transformers":
             raise
         raise ImportError(MISSING, name="transformers") from None
-    from .families import FAMILIES
+    from .families import FAMILIES, why_not
 
     name = os.fspath(name_or_path)
     if not Path(name).is_dir() and (name.startswith((".", "/", "~")) or name.count("/") > 1 or Path(name).exists()):
@@ -143,6 +143,7 @@ def _config(name_or_path: str | os.PathLike) -> PretrainedConfig:
     if config.model_type not in FAMILIES:
         raise ValueError(
             f"pact_ext: {name} must be of a known family ({', '.join(sorted(FAMILIES))}), got {config.model_type!r}"
+            f"{why_not(config.model_type)}"
         )
     foreign = [a for a in getattr(config, "architectures", None) or [] if "ForConditionalGeneration" not in a]
     if foreign:  # the authors' own format; transformers would read it, and leave the weights that it misses random

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from .families import Family
+from .pictures import pictures, visual_tokens
 
 
 @dataclass
@@ -51,13 +52,17 @@ def read(core: nn.Module, family: Family, given: dict, past: int, per_image: boo
     Reads the ids and the mask from their device.
     """
     ids = given["input_ids"]
-    tokens = torch.tensor(family.visual_token_ids(core.config))
     present = presence(given.get("attention_mask"), past, ids.shape[1])
-    visual = torch.isin(ids.cpu(), tokens)
     if present is not None:
         present = present.expand(ids.shape).cpu()
-        visual &= present
-    return Prompt([_groups(row, per_image) for row in visual], present)
+    if per_image:
+        rows = pictures(core, family, given, "pact_ext, for per_image=True")
+    else:
+        images, videos = visual_tokens(core, family, ids)
+        rows = [[row.nonzero().flatten()] for row in images | videos]
+    if present is not None:
+        rows = [[places[here[places]] for places in row] for row, here in zip(rows, present, strict=True)]
+    return Prompt([[places for places in row if len(places)] for row in rows], present)
 
 
 def brings_images(family: Family, given: dict) -> bool:
@@ -75,14 +80,6 @@ def presence(mask, past: int, queries: int) -> Tensor | None:
         return mask[:, -queries:].bool()
     seen = mask[:, 0, -1, past : past + queries]  # by the last token
     return seen if seen.dtype == torch.bool else seen >= 0
-
-
-def _groups(visual: Tensor, per_image: bool) -> list[Tensor]:
-    places = visual.nonzero().flatten()
-    if not per_image or not len(places):
-        return [places] if len(places) else []
-    breaks = (places.diff() > 1).nonzero().flatten() + 1
-    return list(places.tensor_split(breaks.tolist()))
 
 
 def _is_given(value) -> bool:

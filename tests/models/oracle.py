@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from models import tiny
+from models import pictures, tiny
 from pact_ext import PactConfig, reference
 
 
@@ -51,7 +51,7 @@ def keys_and_queries(layer, hidden: Tensor, cos: Tensor, sin: Tensor) -> tuple[T
         keys, queries = attention.k_norm(keys), attention.q_norm(queries)
 
     code = sys.modules[type(attention).__module__]
-    if hasattr(code, "apply_multimodal_rotary_pos_emb"):  # Qwen2-VL and Qwen2.5-VL in transformers 4
+    if hasattr(code, "apply_multimodal_rotary_pos_emb"):  # Qwen2-VL, Qwen2.5-VL and GLM in transformers 4
         sections = attention.rope_scaling["mrope_section"]
         _, rotated = code.apply_multimodal_rotary_pos_emb(queries, keys, cos, sin, sections, unsqueeze_dim=2)
     else:
@@ -85,22 +85,16 @@ def _reduce(hidden: Tensor, keys: Tensor, queries: Tensor, rotated: Tensor, conf
     return torch.ones_like(centers), centers, labels
 
 
-def _groups(visual: Tensor, per_image: bool) -> list[Tensor]:
-    """The positions that are reduced together: a row's, or those of each unbroken run of visual tokens."""
-    if not per_image:
-        return [visual] if len(visual) else []
-    breaks = (visual.diff() > 1).nonzero().flatten() + 1
-    return [run for run in visual.tensor_split(breaks.tolist()) if len(run)]
-
-
-def _decide(layer, hidden: Tensor, cos: Tensor, sin: Tensor, visual: Tensor, config, per_image: bool) -> list[Row]:
+def _decide(layer, hidden: Tensor, cos: Tensor, sin: Tensor, visual: Tensor, config, apart) -> list[Row]:
     keys, queries, rotated = keys_and_queries(layer, hidden, cos, sin)
     rows = []
     for b in range(len(hidden)):
         positions = visual[b].nonzero().flatten()
         found = {"centers": [], "sizes": [], "labels": []}
         count = 0
-        for group in _groups(positions, per_image):
+        for group in positions.split([len(positions)] if apart is None else apart[b]):
+            if not len(group):
+                continue
             sizes, centers, labels = _reduce(*(x[b, group] for x in (hidden, keys, queries, rotated)), config)
             found["centers"].append(group[centers])
             found["sizes"].append(sizes)
@@ -120,8 +114,8 @@ class _Masking:
     """Pre-hooks on the decoder layers from `first` on, for one forward after another of a growing sequence."""
 
     def __init__(self, model, first: int, config, visual: Tensor, options: dict):
-        self.decoder = model.get_decoder()
-        self.three_axes = model.config.model_type.startswith("qwen")
+        self.decoder = tiny.decoder(model)
+        self.three_axes = model.config.model_type in pictures.GRIDS
         self.first, self.config, self.visual, self.options = first, config, visual, options
         self.rows: list[Row] | None = None  # decided in the first forward
 
@@ -141,7 +135,7 @@ class _Masking:
         if layer is self.decoder.layers[self.first]:
             if self.rows is None:
                 self.rows = _decide(
-                    layer, hidden, *kwargs["position_embeddings"], self.visual, self.config, self.options["per_image"]
+                    layer, hidden, *kwargs["position_embeddings"], self.visual, self.config, self.options["apart"]
                 )
             hidden = self.merged(hidden)
             self.mask = self.bias(hidden)
@@ -209,14 +203,14 @@ def masked_logits(
     log_sizes: bool = True,
     renumber: bool = False,
     extra: int = 0,
-    per_image: bool = False,
+    apart: list[list[int]] | None = None,
     forced: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, list[Row]]:
     """Greedy decoding after a reduction of the prompt's visual tokens at the input of decoder layer `layer`
     (`config.layer` is not looked at). The model must be a stock one: `pact_ext` not applied.
 
     Args:
-        per_image: each unbroken run of visual tokens is reduced by itself.
+        apart: how many tokens each image or video of each row has, which are then reduced by themselves.
         forced: ``[B, steps]`` tokens to go on with in place of the most likely ones.
         log_sizes: False adds no log size,
         renumber: True counts positions from `layer` on anew without the removed tokens, the axes of multimodal RoPE
@@ -228,7 +222,7 @@ def masked_logits(
     """
     ids, mask = inputs["input_ids"], inputs["attention_mask"]
     visual = torch.isin(ids, torch.tensor([tiny.IMAGE, tiny.VIDEO])) & mask.bool()
-    options = {"log_sizes": log_sizes, "renumber": renumber, "extra": extra, "per_image": per_image}
+    options = {"log_sizes": log_sizes, "renumber": renumber, "extra": extra, "apart": apart}
     masking = _Masking(model, layer, config, visual, options)
     logits, tokens = [], []
     for step in range(steps):

@@ -40,7 +40,7 @@ def greedy(model, inputs, cache, tokens):
 
 
 @ATTENTION
-@pytest.mark.parametrize("variant", tiny.VARIANTS)
+@pytest.mark.parametrize("variant", tiny.KINDS)
 def test_static_cache(variant, attention):
     model = build(variant)
     inputs = tiny.inputs(model, 2)
@@ -125,7 +125,7 @@ def test_assisted_decoding_crops_what_it_rejects(variant, attention, monkeypatch
 
 
 @ATTENTION
-@pytest.mark.parametrize("variant", tiny.FAMILIES)
+@pytest.mark.parametrize("variant", tiny.KINDS)
 def test_a_second_turn_of_text(variant, attention):
     model = build(variant)
     inputs = tiny.inputs(model, 2)
@@ -141,7 +141,7 @@ def test_a_second_turn_of_text(variant, attention):
 
 
 @ATTENTION
-@pytest.mark.parametrize("variant", tiny.FAMILIES)
+@pytest.mark.parametrize("variant", tiny.KINDS)
 def test_a_second_turn_with_an_image(variant, attention):
     """With images apart, the reductions of two turns are those of the whole conversation."""
     model = build(variant)
@@ -156,7 +156,8 @@ def test_a_second_turn_with_an_image(variant, attention):
         last = turn["position_ids"].amax(-1, keepdim=True)
         step["position_ids"] = (last.amax(0, keepdim=True).expand_as(last) if last.ndim == 3 else last) + 1
         second = model(**step).logits[:, -1]
-    expected, _, _ = oracle.masked_logits(model, whole, LAYER, CONFIG, 2, per_image=True)
+    apart = tiny.image_tokens(whole["input_ids"])
+    expected, _, _ = oracle.masked_logits(model, whole, LAYER, CONFIG, 2, apart=apart)
     assert (torch.stack([first, second], dim=1) - expected).abs().max() < 1e-12
 
 

@@ -9,15 +9,16 @@ import torch
 
 pytest.importorskip("transformers", minversion="4.57", reason="the tests of models need transformers")
 
-import transformers
-
 import pact_ext
 from models import pictures, tiny
 from pact_ext.models.grids import Grid, image_grid
 
 PLACES = [(0, 0), (1, 0), (0, 1)]  # image and row
-LENGTH = {"llava_next": lambda r, c: 9 + r * (c + 1), "llava_onevision": lambda r, c: 9 + r * (c + 1)}
-VARIANTS = pytest.mark.parametrize("variant", tiny.VARIANTS)
+LENGTH = dict.fromkeys(("llava_next", "llava_onevision"), lambda r, c: 9 + r * (c + 1))
+LENGTH |= dict.fromkeys(pictures.TILED, lambda r, c: r * c + (16 if r * c > 16 else 0))
+WHOLE = {"llava_next": (3, 3), "llava_onevision": (3, 3)} | dict.fromkeys(("internvl", *pictures.TILED), (4, 4))
+FAMILIES = pytest.mark.parametrize("variant", tiny.FAMILIES)
+KINDS = pytest.mark.parametrize("variant", [*tiny.KINDS, "idefics3"])
 
 
 @pytest.fixture(autouse=True)
@@ -30,16 +31,19 @@ def model(variant):
     return tiny.build(variant)
 
 
+class Reached(Exception):
+    """The decoder, which need not run."""
+
+
 def embedded(stock, inputs) -> torch.Tensor:
     """``[B, N, d]``: what the decoder gets, the image features in their places."""
-    seen = []
 
     def take(module, args, kwargs):
-        seen.append(kwargs["inputs_embeds"])
+        raise Reached(kwargs["inputs_embeds"])
 
-    with stock.get_decoder().register_forward_pre_hook(take, with_kwargs=True):
+    with tiny.decoder(stock).register_forward_pre_hook(take, with_kwargs=True), pytest.raises(Reached) as reached:
         stock(**inputs)
-    return seen[0]
+    return reached.value.args[0]
 
 
 def pixels_of(stock, inputs, image: int, row: int, cell: tuple[int, int]) -> tuple:
@@ -53,12 +57,15 @@ def pixels_of(stock, inputs, image: int, row: int, cell: tuple[int, int]) -> tup
     if family == "internvl":  # 2, 1 and 2 tiles
         tile = (2, 3, 5)[number] - 1
         return tile, slice(None), slice(8 * y, 8 * y + 8), slice(8 * x, 8 * x + 8)
+    if family in pictures.TILED:  # 3, 1 and 3 tiles
+        tile = ((2,), (3,), (6,)) if family == "aya_vision" else ((0, 2), (0, 3), (1, 2))
+        return *tile[number], slice(None), slice(8 * y, 8 * y + 8), slice(8 * x, 8 * x + 8)
     first = int(inputs["image_grid_thw"][:number].prod(dim=1).sum())
     columns = int(inputs["image_grid_thw"][number, 2]) // 2
     return (slice(first + 4 * (y * columns + x), first + 4 * (y * columns + x) + 4),)
 
 
-@VARIANTS
+@FAMILIES
 @pytest.mark.parametrize(("image", "row"), PLACES)
 def test_every_token_is_the_one_made_from_its_pixels(variant, image, row):
     """Changing the pixels of one cell changes the token that the grid says more than any other token."""
@@ -74,7 +81,7 @@ def test_every_token_is_the_one_made_from_its_pixels(variant, image, row):
         assert int(difference.argmax()) == grid.start + cell[0] * grid.columns + cell[1]
 
 
-@VARIANTS
+@FAMILIES
 def test_grids_are_those_of_the_sizes(variant):
     stock = model(variant)
     family = stock.config.model_type
@@ -83,14 +90,14 @@ def test_grids_are_those_of_the_sizes(variant):
         start = 0
         for image, (rows, columns) in enumerate(sizes):
             count = LENGTH.get(family, lambda r, c: r * c)(rows, columns)
-            whole = {"llava_next": (3, 3), "llava_onevision": (3, 3), "internvl": (4, 4)}.get(family, (rows, columns))
-            first = start + count - 16 if family == "internvl" else start
+            whole = WHOLE.get(family, (rows, columns))
+            first = start + count - 16 if whole == (4, 4) else start
             assert image_grid(stock, inputs, image, row) == Grid(first, *whole)
             start += count
         assert start == (inputs["input_ids"][row] == tiny.IMAGE).sum()
 
 
-@VARIANTS
+@KINDS
 def test_a_reduced_model_and_its_labels(variant):
     stock = model(variant)
     inputs = tiny.inputs(stock, 2)
@@ -133,16 +140,7 @@ def test_the_class_token_of_the_vision_tower_is_no_part_of_the_picture(monkeypat
 
 
 def test_pixtral_has_images_of_any_size():
-    text = {"vocab_size": tiny.VOCABULARY, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 1}
-    vision = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 2}
-    config = transformers.LlavaConfig(
-        text_config=transformers.LlamaConfig(**text, num_attention_heads=4),
-        vision_config=transformers.PixtralVisionConfig(**vision, image_size=32, patch_size=4),
-        vision_feature_layer=-1,
-        vision_feature_select_strategy="full",
-        image_token_index=tiny.IMAGE,
-    )
-    stock = transformers.LlavaForConditionalGeneration(config).eval()
+    stock = tiny.build("pixtral", layers=1, dtype=torch.float32)
     pixels = {"pixel_values": torch.randn(2, 3, 24, 24), "image_sizes": torch.tensor([[16, 24], [20, 8]])}
     inputs = prompt_of(pixels, 4 * 6 + 5 * 2)
     stock(**inputs)
@@ -173,12 +171,15 @@ def test_padding_and_videos_do_not_count():
     inputs = tiny.inputs(stock, 2)
     padded = int((inputs["attention_mask"][1] == 0).sum())
     assert padded > 0
-    ids = inputs["input_ids"].clone()
-    ids[1, :padded] = tiny.IMAGE  # whatever stands under the mask
-    assert image_grid(stock, inputs | {"input_ids": ids}, 0, 1) == Grid(0, 5, 6)
+    assert image_grid(stock, inputs, 0, 1) == Grid(0, 5, 6)
     ids = torch.cat([torch.full((2, 4), tiny.VIDEO), inputs["input_ids"]], dim=1)
     given = inputs | {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     assert image_grid(stock, given, 1, 0) == Grid(4 + 24, 3, 5)
+    visual = (ids[0] == tiny.IMAGE).nonzero().flatten()
+    given["attention_mask"][0, visual[3]] = 0  # hides a token of the first image: the second's come one earlier
+    assert image_grid(stock, given, 1, 0) == Grid(4 + 23, 3, 5)
+    with pytest.raises(ValueError, match="attention_mask must show image 0 of row 0, and hides some of it"):
+        image_grid(stock, given, 0, 0)
 
 
 @pytest.mark.parametrize(
@@ -209,7 +210,7 @@ def test_more_images_than_tokens():
         image_grid(stock, inputs)
 
 
-@VARIANTS
+@KINDS
 def test_inputs_without_pictures(variant):
     stock = model(variant)
     inputs = tiny.inputs(stock, text_only=True)
@@ -219,6 +220,6 @@ def test_inputs_without_pictures(variant):
 
 def test_a_model_of_no_known_family():
     with pytest.raises(
-        ValueError, match=r"image_grid: model must be of a known family \(internvl, .*got Linear of type"
+        ValueError, match=r"image_grid: model must be of a known family \(aya_vision, .*got Linear of type"
     ):
         image_grid(torch.nn.Linear(1, 1), {})

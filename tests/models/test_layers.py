@@ -20,14 +20,14 @@ from pact_ext.cli import layers
 from pact_ext.models.layers import default_threshold, layer_distances, recommend
 from pact_ext.models.loading import load, prepare
 
-VARIANTS = pytest.mark.parametrize("variant", tiny.VARIANTS)
+KINDS = pytest.mark.parametrize("variant", tiny.KINDS)
 
 
 def expected_distances(model, inputs) -> torch.Tensor:
     """``[layers]`` float64, from what comes out of the projections (or the norms after them) in a stock prefill."""
     seen = []
     hooks = []
-    for layer in model.get_decoder().layers:
+    for layer in tiny.decoder(model).layers:
         attention = layer.self_attn
         module = attention.k_norm if hasattr(attention, "k_norm") else attention.k_proj
         hooks.append(module.register_forward_hook(lambda module, args, output: seen.append(output.flatten(2))))
@@ -44,7 +44,7 @@ def expected_distances(model, inputs) -> torch.Tensor:
     )
 
 
-@VARIANTS
+@KINDS
 def test_distances_are_those_of_the_keys_before_rotary_embedding(variant):
     model = tiny.build(variant)
     inputs = tiny.inputs(model)
@@ -83,7 +83,7 @@ def test_the_model_stays_as_it_was():
         layer_distances(torch.nn.Linear(1, 1), inputs)
     with pact_ext.apply(model, PactConfig(layer=2)), pytest.raises(RuntimeError, match="must not be reduced"):
         layer_distances(model, inputs)
-    assert not any(layer._forward_pre_hooks for layer in model.get_decoder().layers)
+    assert not any(layer._forward_pre_hooks for layer in tiny.decoder(model).layers)
 
 
 @pytest.mark.parametrize(

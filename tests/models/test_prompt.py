@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -56,14 +58,15 @@ def test_presence_without_a_mask(mask):
     assert prompt.presence(mask, 0, 2) is None
 
 
-@pytest.mark.parametrize(("per_image", "wanted"), [(False, [[1, 2, 4, 5, 8]]), (True, [[1, 2], [4, 5], [8]])])
+@pytest.mark.parametrize(("per_image", "wanted"), [(False, [[1, 2, 4, 5, 8]]), (True, [[1, 2, 4], [5, 8]])])
 def test_groups(per_image, wanted):
     model = tiny.build("llava", layers=1)
     ids = torch.full((2, 10), 5)
     ids[0, [1, 2, 4, 5, 8, 9]] = tiny.IMAGE
     mask = torch.ones(2, 10)
-    mask[0, 9] = 0  # a placeholder in the padding is none
-    given = {"input_ids": ids, "attention_mask": mask}
+    mask[0, 9] = 0  # a token that the mask hides is left out
+    features = {"image": SimpleNamespace(pooler_output=[torch.zeros(3, 64), torch.zeros(3, 64)])}
+    given = {"input_ids": ids, "attention_mask": mask, "mm_encoder_outputs": features}
     found = prompt.read(model.model, FAMILIES["llava"], given, 0, per_image)
     assert [group.tolist() for group in found.visual[0]] == wanted
     assert found.visual[1] == []
@@ -76,3 +79,4 @@ def test_images_are_brought_by_pixels_or_by_features():
     assert prompt.brings_images(family, {"pixel_values": None, "mm_encoder_outputs": {"image": object()}})
     assert not prompt.brings_images(family, {"pixel_values": None, "mm_encoder_outputs": {"image": None}})
     assert not prompt.brings_images(family, {"mm_encoder_outputs": {}})
+    assert prompt.brings_images(FAMILIES["idefics3"], {"image_hidden_states": torch.zeros(1)})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 import zlib
 
 import torch
@@ -10,104 +11,37 @@ import transformers
 from torch import Tensor
 
 from models import pictures
+from models.configurations import (
+    BOS,
+    CLASSES,
+    CLOSE,
+    IMAGE,
+    PAD,
+    TILES,
+    VIDEO,
+    VISION_END,
+    VISION_START,
+    VOCABULARY,
+    WHOLE,
+    WORDS,
+    configuration,
+)
 
-FAMILIES = ("llava", "llava_next", "llava_onevision", "internvl", "qwen2_vl", "qwen2_5_vl", "qwen3_vl")
+KINDS = ("llava", "llava_next", "llava_onevision", "internvl", "qwen2_vl", "qwen2_5_vl", "qwen3_vl")
+"""The families that stand for all of them in what no family does by itself."""
+
+FAMILIES = (*KINDS, "qwen3_vl_moe", "glm4v", "glm4v_moe", "idefics3", "smolvlm", "aya_vision")
 """The `model_type` of each family's configuration."""
 
 VARIANTS = (*FAMILIES, "internvl_qwen3")
 """What `build` knows: the families, and InternVL over a Qwen3 decoder."""
 
+OTHERS = tuple(variant for variant in VARIANTS if variant not in KINDS)
+
 VERSION = tuple(int(part) for part in transformers.__version__.split(".")[:2])
-
-PAD, BOS, IMAGE, VIDEO, VISION_START, VISION_END = 0, 1, 150, 151, 152, 153
-WORDS = range(2, IMAGE)  # ids of ordinary text
-VOCABULARY = 160
-HIDDEN, HEADS, HEAD_SIZE = 64, 4, 16
-
-CLASSES = {
-    "llava": "LlavaForConditionalGeneration",
-    "llava_next": "LlavaNextForConditionalGeneration",
-    "llava_onevision": "LlavaOnevisionForConditionalGeneration",
-    "internvl": "InternVLForConditionalGeneration",
-    "qwen2_vl": "Qwen2VLForConditionalGeneration",
-    "qwen2_5_vl": "Qwen2_5_VLForConditionalGeneration",
-    "qwen3_vl": "Qwen3VLForConditionalGeneration",
-}
 
 
 # --- Models -------------------------------------------------------------------------------------------------
-
-
-def _configuration(variant: str, layers: int):
-    """The model's configuration object."""
-    text = {
-        "vocab_size": VOCABULARY,
-        "hidden_size": HIDDEN,
-        "intermediate_size": 96,
-        "num_hidden_layers": layers,
-        "num_attention_heads": HEADS,
-        "num_key_value_heads": HEADS if variant == "llava" else 2,  # Vicuna has as many, every other family fewer
-        "max_position_embeddings": 1024,
-        "bos_token_id": BOS,
-        "eos_token_id": None,
-        "pad_token_id": PAD,
-        "tie_word_embeddings": False,
-    }
-    if variant.startswith("qwen"):
-        return _qwen_configuration(variant, text)
-    vision = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
-    ids = {"image_token_index": IMAGE, "tie_word_embeddings": False}
-    grid = {"image_grid_pinpoints": [[12, 24], [24, 12], [24, 24]]}
-    if variant == "llava":
-        vision = transformers.CLIPVisionConfig(**vision, image_size=20, patch_size=4)
-        return transformers.LlavaConfig(
-            vision_config=vision, text_config=transformers.LlamaConfig(**text), image_seq_length=25, **ids
-        )
-    if variant == "llava_next":
-        vision = transformers.CLIPVisionConfig(**vision, image_size=12, patch_size=4)
-        return transformers.LlavaNextConfig(
-            vision_config=vision, text_config=transformers.LlamaConfig(**text), **grid, **ids
-        )
-    if variant == "llava_onevision":
-        vision = transformers.SiglipVisionConfig(**vision, image_size=12, patch_size=4, vision_use_head=False)
-        ids |= {"video_token_index": VIDEO}
-        return transformers.LlavaOnevisionConfig(
-            vision_config=vision, text_config=transformers.Qwen2Config(**text), **grid, **ids
-        )
-    vision = transformers.InternVLVisionConfig(**vision, image_size=[32, 32], patch_size=[4, 4])
-    qwen3 = variant == "internvl_qwen3"
-    text = transformers.Qwen3Config(**text, head_dim=HEAD_SIZE) if qwen3 else transformers.Qwen2Config(**text)
-    return transformers.InternVLConfig(
-        vision_config=vision, text_config=text, image_token_id=IMAGE, image_seq_length=16, tie_word_embeddings=False
-    )
-
-
-def _qwen_configuration(variant: str, text: dict):
-    rope = {"rope_type": "default", "mrope_section": [2, 3, 3]}  # half a head: time, height, width
-    vision = {"depth": 2, "num_heads": 2, "in_channels": 3, "patch_size": 4, "temporal_patch_size": 2}
-    vision |= {"spatial_merge_size": 2}
-    text |= {"rope_theta": 10000.0, "rope_scaling": rope}
-    if variant == "qwen2_vl":
-        cls = transformers.Qwen2VLConfig
-        vision |= {"embed_dim": 32, "hidden_size": HIDDEN, "mlp_ratio": 2}
-    elif variant == "qwen2_5_vl":
-        cls = transformers.Qwen2_5_VLConfig
-        vision |= {"hidden_size": 32, "out_hidden_size": HIDDEN, "intermediate_size": 48}
-        vision |= {"window_size": 16, "fullatt_block_indexes": [1]}
-    else:
-        cls = transformers.Qwen3VLConfig
-        vision |= {"hidden_size": 32, "out_hidden_size": HIDDEN, "intermediate_size": 48, "depth": 3}
-        vision |= {"num_position_embeddings": 64, "deepstack_visual_indexes": [0, 1]}
-        text |= {"head_dim": HEAD_SIZE, "rope_scaling": rope | {"mrope_section": [4, 2, 2], "mrope_interleaved": True}}
-    return cls(
-        text_config=text,
-        vision_config=vision,
-        image_token_id=IMAGE,
-        video_token_id=VIDEO,
-        vision_start_token_id=VISION_START,
-        vision_end_token_id=VISION_END,
-        tie_word_embeddings=False,
-    )
 
 
 def _weights(name: str, parameter: Tensor, seed: int) -> Tensor:
@@ -129,17 +63,26 @@ def _weights(name: str, parameter: Tensor, seed: int) -> Tensor:
         return 0.1 * noise  # small: like patches should become like tokens
     if name.endswith("embed_tokens.weight"):
         return noise
+    if ".experts." in name:
+        return noise / parameter.shape[-1] ** 0.5
     gain = 1.5 if name.endswith(("q_proj.weight", "k_proj.weight")) else 1.2
     return gain * noise / (parameter.numel() / parameter.shape[0]) ** 0.5
 
 
 def build(
-    variant: str, *, dtype: torch.dtype = torch.float64, attn_implementation="sdpa", seed: int = 0, layers: int = 6
+    variant: str, *, dtype: torch.dtype | None = None, attn_implementation="sdpa", seed: int = 0, layers: int = 6
 ) -> torch.nn.Module:
-    """A model in eval mode. The same arguments give the same weights; it never stops generating by itself."""
-    config = _configuration(variant, layers)
-    cls = getattr(transformers, CLASSES.get(variant, "InternVLForConditionalGeneration"))
-    model = cls._from_config(config, attn_implementation=attn_implementation).to(dtype).eval()
+    """A model in eval mode. The same arguments give the same weights; it never stops generating by itself.
+
+    Args:
+        dtype: default float64, but float32 for GLM's experts, which take float32 weights whatever the dtype.
+    """
+    dtype = dtype or (torch.float32 if variant == "glm4v_moe" else torch.float64)
+    config = configuration(variant, layers)
+    cls = getattr(transformers, CLASSES[variant] + "ForConditionalGeneration")
+    # The fused products of experts, from transformers 5 on, know no float64.
+    experts = {"experts_implementation": "eager"} if variant.endswith("_moe") and VERSION >= (5, 0) else {}
+    model = cls._from_config(config, attn_implementation=attn_implementation, **experts).to(dtype).eval()
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             parameter.copy_(_weights(name, parameter, seed))
@@ -149,6 +92,11 @@ def build(
         bos_token_id=BOS, pad_token_id=PAD, eos_token_id=None, do_sample=False
     )
     return model
+
+
+def decoder(model) -> torch.nn.Module:
+    """The language model. (`get_decoder` finds none in Idefics3 up to transformers 4.)"""
+    return getattr(model.model, "text_model", None) or model.get_decoder()
 
 
 def generate(model, inputs: dict[str, Tensor], steps: int, **arguments) -> tuple[Tensor, Tensor]:
@@ -170,22 +118,32 @@ def _words(count: int, generator: torch.Generator) -> list[int]:
     return torch.randint(WORDS.start, WORDS.stop, (count,), generator=generator).tolist()
 
 
-def _runs(ids: Tensor) -> list[int]:
-    """How many tokens each image of a row has; text stands between any two."""
-    return [len(run) for run in "".join(".#"[token == IMAGE] for token in ids.tolist()).split(".") if run]
+def image_tokens(ids: Tensor) -> list[list[int]]:
+    """How many tokens each image or video of each row has: a run, or all tiles up to the one that shows the whole."""
+    picture = re.compile(r"(?:#[#.]*)?w\.?#+" if (ids == WHOLE).any() else r"#+|\++")
+    signs = {IMAGE: "#", VIDEO: "+", WHOLE: "w"}
+    rows = ["".join(signs.get(token, ".") for token in row) for row in ids.tolist()]
+    return [[len(found) - found.count(".") - found.count("w") for found in picture.findall(row)] for row in rows]
 
 
 def _placeholders(family: str, image: pictures.Image) -> list[int]:
-    """Qwen finds an image by the token before it."""
+    """Qwen finds an image by the token before it; tiles are told apart by theirs."""
+    if family in pictures.TILED:
+        before = [VISION_START] if family != "aya_vision" else []
+        after = [CLOSE] if family == "idefics3" else []
+        tags = [*TILES[: image.tokens // 16 - 1], WHOLE]
+        return [token for tag in tags for token in [*before, tag, *after, *[IMAGE] * 16]] + [VISION_END]
     ids = [IMAGE] * image.tokens
-    return [VISION_START, *ids, VISION_END] if family.startswith("qwen") else ids
+    return [VISION_START, *ids, VISION_END] if family in pictures.GRIDS else ids
 
 
-def _finish(family: str, rows: list[list[int]], images: list[pictures.Image], dtype: torch.dtype) -> dict[str, Tensor]:
+def _finish(
+    family: str, rows: list[list[int]], images: list[list[pictures.Image]], dtype: torch.dtype
+) -> dict[str, Tensor]:
     length = max(map(len, rows))
     ids = torch.tensor([[PAD] * (length - len(row)) + row for row in rows])
     inputs = {"input_ids": ids, "attention_mask": (ids != PAD).long(), **pictures.as_inputs(family, images, dtype)}
-    if family.startswith("qwen") and VERSION >= (5, 0):  # transformers 4 refuses what it does not know
+    if family in pictures.GRIDS and VERSION >= (5, 0):  # transformers 4 refuses what it does not know
         inputs["mm_token_type_ids"] = (ids == IMAGE).int()
     return inputs
 
@@ -208,10 +166,11 @@ def inputs(
         generator = torch.Generator().manual_seed(1000 * seed + index)
         row = [BOS, *_words(7 - index % 2, generator)]
         sizes = [] if text_only or (text_only_row and index == batch - 1) else pictures.SIZES[family][index % 2]
+        images.append([])
         for number, size in enumerate(sizes):
             image = pictures.picture(family, *size, generator)
             row += (_words(3, generator) if number else []) + _placeholders(family, image)
-            images.append(image)
+            images[-1].append(image)
         rows.append(row + _words(8 - 2 * (index % 2), generator))
     return _finish(family, rows, images, model.dtype)
 
@@ -220,7 +179,7 @@ def more(
     model, inputs: dict[str, Tensor], generated: Tensor, *, image: bool = False, seed: int = 1
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """The next turn of a conversation: `inputs`, the ids ``[B, k]`` generated from them, new text, and in it a new
-    image when asked for.
+    image when asked for. For families without tiles told apart by text.
 
     Returns:
         whole: the conversation in one piece, for a model without a cache.
@@ -228,18 +187,18 @@ def more(
             (without the last generated token). Its positions are explicit; its attention_mask spans everything.
     """
     family = model.config.model_type
-    runs = [_runs(ids) for ids in inputs["input_ids"]]
-    before = iter(pictures.split(family, inputs, list(itertools.chain(*runs))))
+    counts = image_tokens(inputs["input_ids"])
+    before = iter(pictures.split(family, inputs, list(itertools.chain(*counts))))
     rows, images, added = [], [], []
-    for index, own in enumerate(runs):
+    for index, own in enumerate(counts):
         generator = torch.Generator().manual_seed(1000 * seed + index)
         row = _words(6, generator)
-        images += itertools.islice(before, len(own))
+        images.append(list(itertools.islice(before, len(own))))
         if image:
             size = pictures.SIZES[family][1][0]  # the same in every row: nothing to pad inside
-            added.append(pictures.picture(family, *size, generator))
-            images.append(added[-1])
-            row += _placeholders(family, added[-1]) + _words(5, generator)
+            added.append([pictures.picture(family, *size, generator)])
+            images[-1] += added[-1]
+            row += _placeholders(family, *added[-1]) + _words(5, generator)
         rows.append(inputs["input_ids"][index].tolist() + generated[index].tolist() + row)
 
     whole = _finish(family, rows, images, model.dtype)
@@ -261,7 +220,7 @@ def has_grids(inputs: dict[str, Tensor]) -> bool:
 
 
 def positions(model, inputs: dict[str, Tensor]) -> Tensor:
-    """Position ids as `generate` counts them, padding left out: ``[B, N]``, for Qwen with images ``[3, B, N]``."""
+    """Position ids as `generate` counts them, padding left out: ``[B, N]``, or ``[3, B, N]`` beside a grid."""
     if has_grids(inputs):
         names = ("input_ids", "attention_mask", "image_grid_thw", "video_grid_thw", "mm_token_type_ids")
         return model.model.get_rope_index(**{name: inputs[name] for name in names if name in inputs})[0]
