@@ -3,8 +3,19 @@
 from . import ops
 from ._version import __version__
 from .config import PRESETS, PactConfig
-from .models import apply
+from .models import apply, handle_of, remove
 from .plot import plot_tokens
 from .reduction import Reduction, reduce
 
-__all__ = ["PRESETS", "PactConfig", "Reduction", "__version__", "apply", "ops", "plot_tokens", "reduce"]
+__all__ = [
+    "PRESETS",
+    "PactConfig",
+    "Reduction",
+    "__version__",
+    "apply",
+    "handle_of",
+    "ops",
+    "plot_tokens",
+    "reduce",
+    "remove",
+]

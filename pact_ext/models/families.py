@@ -12,10 +12,14 @@ FAMILIES: dict[str, Family] = {}
 """Every known family, by the `model_type` of its configuration."""
 
 
+def base_of(model: nn.Module) -> nn.Module:
+    """A model without PEFT's wrapping."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
 def core_of(model: nn.Module) -> nn.Module:
     """A model without its head, and without PEFT's wrapping: what holds the language model and the vision tower."""
-    if hasattr(model, "get_base_model"):
-        model = model.get_base_model()
+    model = base_of(model)
     inner = getattr(model, "model", None)
     return inner if hasattr(inner, "language_model") else model
 
