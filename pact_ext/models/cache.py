@@ -28,8 +28,8 @@ class Columns:
     Attributes:
         owner: the name of the hooks that the cache depends on.
         first: the layer of the reduction.
+        source: ``[B, n]`` int64, the token each column had, counted from the first of its row.
         log_sizes: ``[B, n]``, log of the size behind each column; -inf for padding.
-        places: ``[B, n]`` int64, the place in the whole sequence each column had; -1 for padding.
         removed: how many columns fewer than the layers before `first` have.
         tail: columns after the last reduced one: as many as a crop may take.
         plain: no column is merged or padding, so that attention needs no bias.
@@ -37,11 +37,11 @@ class Columns:
 
     owner: str
     first: int
+    source: Tensor
     log_sizes: Tensor
-    places: Tensor
-    removed: int = 0
-    tail: int = 0
-    plain: bool = True
+    removed: int
+    tail: int
+    plain: bool
 
     @property
     def count(self) -> int:
@@ -52,27 +52,24 @@ class Columns:
         """The tokens behind them."""
         return self.count + self.removed
 
-    def append(
-        self, log_sizes: Tensor, plain: bool, tokens: int, source: Tensor | None = None, tail: int | None = None
-    ) -> None:
-        """The columns that `tokens` more tokens became.
+    @property
+    def places(self) -> Tensor:
+        """`source`, but -1 for padding."""
+        return self.source.masked_fill(self.log_sizes == -torch.inf, -1)
 
-        Args:
-            source: ``[B, columns]``, the place among them each column had; None when every token has its own.
-            tail: how many columns follow the last reduced one; None is all.
-        """
+    def append(self, source: Tensor, log_sizes: Tensor, plain: bool, tokens: int, tail: int | None) -> None:
+        """The columns that `tokens` more tokens became, `source` counted from the first of those; `tail` of them follow
+        the last reduced one, None is all."""
         new = log_sizes.shape[1]
-        source = torch.arange(new, device=log_sizes.device) if source is None else source
-        places = (source + self.seen).expand(log_sizes.shape).masked_fill(log_sizes == -torch.inf, -1)
+        self.source = torch.cat([self.source, source + self.seen], dim=1)
         self.log_sizes = torch.cat([self.log_sizes, log_sizes], dim=1)
-        self.places = torch.cat([self.places, places], dim=1)
         self.removed += tokens - new
         self.tail = self.tail + new if tail is None else tail
         self.plain &= plain
 
-    def change(self, change: Callable[[Tensor], Tensor]) -> None:
-        """What is done to the cached keys, done to what is known of them."""
-        self.log_sizes, self.places = change(self.log_sizes), change(self.places)
+    def take(self, chosen: Callable[[Tensor], Tensor]) -> None:
+        """Keep the rows or columns that `chosen` picks."""
+        self.source, self.log_sizes = chosen(self.source), chosen(self.log_sizes)
 
     @torch.compiler.disable
     def check_owner(self) -> None:
@@ -115,20 +112,20 @@ class ReducedCache:
             )
         if gone > 0:
             super().crop(-gone)
-            self.columns.change(lambda x: x[:, :-gone])
+            self.columns.take(lambda x: x[:, :-gone])
             self.columns.tail -= gone
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
         super().reorder_cache(beam_idx)
-        self.columns.change(lambda x: x[beam_idx.to(x.device)])
+        self.columns.take(lambda x: x[beam_idx.to(x.device)])
 
     def batch_repeat_interleave(self, repeats: int) -> None:
         super().batch_repeat_interleave(repeats)
-        self.columns.change(lambda x: x.repeat_interleave(repeats, dim=0))
+        self.columns.take(lambda x: x.repeat_interleave(repeats, dim=0))
 
     def batch_select_indices(self, indices: Tensor) -> None:
         super().batch_select_indices(indices)
-        self.columns.change(lambda x: x[indices])
+        self.columns.take(lambda x: x[indices])
 
     def reset(self) -> None:
         super().reset()

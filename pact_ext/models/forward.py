@@ -48,8 +48,7 @@ class Pass:
         mask: attention's, for the layers from the reduction on; None while nothing is reduced.
         rotary: cosines and sines of the columns that are left, where this call was reduced.
         written: the cached columns that this call's tokens become.
-        places: ``[B, n]``, as in `Columns`, of all that attention has from the reduction on; None while nothing is
-            reduced.
+        places: `Columns.places` with those; None while nothing is reduced.
         stopwatch: the time of `compaction`.
     """
 
@@ -82,18 +81,16 @@ class Pass:
             source = self.compaction.source
         elif columns is not None:
             new, plain = self._unreduced(hidden, past, tokens)
-            source = tail = None
+            source, tail = _all(new), None
         else:
             return hidden
         if columns is None:
-            nothing = new[:, :0]
-            columns = Columns(self.owner, plan.config.layer, nothing, nothing.long())
             earlier, earlier_plain = self._unreduced(hidden, 0, past)
-            columns.append(earlier.to(new), earlier_plain, past)
+            columns = Columns(self.owner, plan.config.layer, _all(earlier), earlier.to(new), 0, 0, earlier_plain)
             if cache is not None:
                 mark_reduced(cache, columns)
         start = columns.count
-        columns.append(new, plain, tokens, source, tail)
+        columns.append(source, new, plain, tokens, tail)
         self.written, self.places = range(start, columns.count), columns.places
         self.mask = self._mask(columns, hidden, cache)
         return hidden
@@ -162,3 +159,8 @@ class Pass:
             return KeyBias(log_sizes, columns.plain)
         width = key_width(cache, columns.first, columns.count)
         return dense_mask(log_sizes, hidden.shape[1], hidden.dtype, width=width)
+
+
+def _all(log_sizes: Tensor) -> Tensor:
+    """The source of columns of which every token has one."""
+    return torch.arange(log_sizes.shape[1], device=log_sizes.device).expand(log_sizes.shape)
