@@ -13,12 +13,13 @@ FAMILIES: dict[str, Family] = {}
 
 
 def base_of(model: nn.Module) -> nn.Module:
-    """A model without PEFT's wrapping."""
+    """A model without PEFT's wrapping, or the compiler's."""
+    model = getattr(model, "_orig_mod", model)
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
 def core_of(model: nn.Module) -> nn.Module:
-    """A model without its head, and without PEFT's wrapping: what holds the language model and the vision tower."""
+    """A model without its head and without wrapping: what holds the language model and the vision tower."""
     model = base_of(model)
     inner = getattr(model, "model", None)
     return inner if hasattr(inner, "language_model") else model

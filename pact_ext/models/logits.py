@@ -30,13 +30,16 @@ def keep_tokens(kept: int | Tensor | None, compaction: Compaction, present: Tens
 
 def _columns(places: Tensor, compaction: Compaction, present: Tensor | None, tokens: int) -> Tensor:
     """The columns of the tokens at `places`, ``[k]`` for all rows or ``[B, k]``, in the same shape."""
-    if places.dtype == torch.bool:
-        raise RuntimeError("pact_ext: logits_to_keep must be a number or hold indices, got a mask of torch.bool")
+    rows, count = compaction.source.shape
+    if places.dtype == torch.bool or not places.ndim or places.shape[:-1] not in ((), (rows,)):
+        raise RuntimeError(
+            "pact_ext: logits_to_keep must be a number, or hold indices for all rows or for each, got "
+            f"{list(places.shape)} of {places.dtype}"
+        )
     if not bool(((places >= -tokens) & (places < tokens)).all()):
         raise RuntimeError(f"pact_ext: logits_to_keep must be in {-tokens} to {tokens - 1}, got {places.tolist()}")
     source = compaction.source.cpu()
     filled = (compaction.log_sizes > -torch.inf).cpu()
-    rows, count = source.shape
     column_of = torch.full((rows, tokens + 1), -1)
     column_of.scatter_(1, torch.where(filled, source, tokens), torch.arange(count).expand(rows, -1))
     column_of = column_of[:, :tokens]

@@ -120,8 +120,9 @@ def test_kept_logits_are_those_of_the_tokens_asked_for():
                 model(**inputs, logits_to_keep=lost)
         with pytest.raises(RuntimeError, match=f"must be in -{length} to {length - 1}, got "):
             model(**inputs, logits_to_keep=torch.tensor([length]))
-        with pytest.raises(RuntimeError, match="hold indices, got a mask"):
-            model(**inputs, logits_to_keep=torch.ones(length, dtype=torch.bool))
+        for odd in (torch.ones(length, dtype=torch.bool), torch.tensor(3), torch.ones(2, 3, dtype=torch.int64)):
+            with pytest.raises(RuntimeError, match="must be a number, or hold indices for all rows or for each, got"):
+                model(**inputs, logits_to_keep=odd)
         cache = model(**inputs, use_cache=True).past_key_values
         turn = {"input_ids": torch.tensor([[5, 6, 7]]), "past_key_values": cache}
         assert model(**turn, logits_to_keep=torch.tensor([0, 2])).logits.shape[1] == 2  # nothing to rewrite

@@ -29,6 +29,7 @@ def test_off_is_the_model_as_it_was(variant, attention):
     stock, ids = model(**inputs).logits, model.generate(**inputs, max_new_tokens=3)
     with pact_ext.apply(model, CONFIG, attention=attention) as handle, torch.no_grad():
         reduced = model(**inputs).logits
+        model.generate(**inputs, max_new_tokens=3, cache_implementation="static")  # models keep such a cache
         last, columns = handle.last, handle.columns
         with handle.off():
             assert torch.equal(model(**inputs).logits, stock)
@@ -36,6 +37,7 @@ def test_off_is_the_model_as_it_was(variant, attention):
             with pytest.raises(KeyError), handle.off():
                 raise KeyError
             assert torch.equal(model(**inputs).logits, stock)  # the inner one ended
+            assert torch.equal(model.generate(**inputs, max_new_tokens=3, cache_implementation="static"), ids)
             assert model(**inputs, labels=inputs["input_ids"]).loss > 0
             model.get_decoder()(inputs_embeds=model.get_input_embeddings()(inputs["input_ids"]))
         assert handle.last is last
