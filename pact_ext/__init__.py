@@ -3,9 +3,20 @@
 from . import _library
 from ._version import __version__
 from .config import PRESETS, PactConfig
-from .models import apply
+from .models import apply, handle_of, remove
 
-__all__ = ["PRESETS", "PactConfig", "Reduction", "__version__", "apply", "ops", "plot_tokens", "reduce"]
+__all__ = [
+    "PRESETS",
+    "PactConfig",
+    "Reduction",
+    "__version__",
+    "apply",
+    "handle_of",
+    "ops",
+    "plot_tokens",
+    "reduce",
+    "remove",
+]
 
 try:
     from . import ops

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from ..config import PactConfig
 
 if TYPE_CHECKING:
+    from torch import nn
     from transformers import PreTrainedModel
 
     from .handle import Handle
@@ -40,22 +41,51 @@ def apply(
             the heads, for sdpa and flash_attention_2. "auto": fused where the model's implementation allows it.
 
     Returns:
-        A `Handle`: `report()`, `last`, `remove()`; in a `with` statement it is removed at the end.
+        A `Handle`: `report()`, `last`, `columns`, `off()`, `remove()`; in a `with` statement it is removed at the end.
 
     Raises:
         ImportError: transformers is missing.
-        ValueError: an unknown family, attention that would drop the sizes, or a layer the model cannot be reduced at.
+        ValueError: an unknown family, attention that would drop the sizes, a layer the model cannot be reduced at, or
+            an argument that is none of those above.
             Calls raise it where `per_image` finds other numbers of tokens than the images have.
         RuntimeError: the model is reduced already. Calls of the reduced model raise it for labels, training mode,
             inputs_embeds without input_ids, and a cache that does not fit.
     """
     config = PactConfig.coerce(config)
+    return _handles("apply").attach(model, config, per_image, attention)
+
+
+def handle_of(model: nn.Module) -> Handle | None:
+    """The handle of a reduced model, or None: of one whose handle was not kept, of a copy, or of a model loaded again.
+
+    Args:
+        model: as for `apply`; reduced with or without its head, in PEFT's wrapping or out of it.
+
+    Raises:
+        ImportError: transformers is missing.
+        TypeError: not a module.
+    """
+    return _handles("handle_of").handle_of(model)
+
+
+def remove(model: nn.Module) -> None:
+    """Give a model back as it was before `apply`, as `Handle.remove` does. One that is not reduced stays as it is.
+
+    Args, Raises: as for `handle_of`.
+    """
+    handle = _handles("remove").handle_of(model)
+    if handle is not None:
+        handle.remove()
+
+
+def _handles(caller: str):
+    """The module that needs transformers."""
     try:
-        from .handle import Handle
+        from . import handle
     except ModuleNotFoundError as error:
         if error.name != "transformers":
             raise
         raise ImportError(
-            "pact_ext.apply needs transformers 4.57 or newer: pip install 'pact-ext[models]'", name="transformers"
+            f"pact_ext.{caller} needs transformers 4.57 or newer: pip install 'pact-ext[models]'", name="transformers"
         ) from None
-    return Handle(model, config, per_image, attention)
+    return handle

@@ -13,8 +13,6 @@ from torch import nn
 
 from ..config import PactConfig
 from . import apply
-from .families import core_of, family_of
-from .interface import PREFIX
 
 VARIANTS = ("stock", "reduced")
 
@@ -67,8 +65,6 @@ def benchmark(
     if runs < 1 or new_tokens < 1:
         raise ValueError(f"pact_ext.benchmark: runs and new_tokens must be at least 1, got {runs} and {new_tokens}")
     found = {name: [] for name in VARIANTS}
-    core = core_of(model)
-    decoder = family_of(core, "pact_ext.benchmark").decoder(core)
     for run in range(runs + 1):
         for name in VARIANTS if run % 2 else reversed(VARIANTS):
             reducing = apply(model, config, attention=attention) if name == "reduced" else contextlib.nullcontext()
@@ -77,7 +73,7 @@ def benchmark(
                 if handle is not None:
                     report = handle.report(synchronize=True)
                     measured["reduction_seconds"] = report.seconds
-                    route = "fused" if decoder.config._attn_implementation.startswith(PREFIX) else "dense"
+                    route = handle.attention
             if run:  # the first warms up
                 found[name].append(measured)
             if progress is not None:

@@ -1,19 +1,24 @@
 """A key-value cache that knows it was reduced: its layers from `first` on hold fewer columns than those before.
 
-The knowledge lives on the cache, so interleaved generations never mix, and a copy of a cache is complete. A reduced
-cache changes its class to a subclass of its own, which keeps the knowledge in step with what generation does to a
-cache: reorder it for beam search, crop it after assisted decoding, repeat or select its rows, reset it.
+The knowledge lives on the cache, so interleaved generations never mix, and a copy of a cache is complete, a pickled one
+too. A reduced cache changes its class to a subclass of its own, which keeps the knowledge in step with what generation
+does to a cache: reorder it for beam search, crop it after assisted decoding, repeat or select its rows, reset it.
 """
 
 from __future__ import annotations
 
 import functools
-import weakref
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
+from weakref import WeakValueDictionary
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+OWNERS: WeakValueDictionary[str, Any] = WeakValueDictionary()
+"""The hooks on every reduced model of this process, by the name that they leave on the caches they reduced."""
 
 
 @dataclass
@@ -21,16 +26,18 @@ class Columns:
     """The key columns that the layers from `first` on have cached.
 
     Attributes:
-        owner: the handle whose hooks the cache depends on.
+        owner: the name of the hooks that the cache depends on.
         first: the layer of the reduction.
+        source: ``[B, n]`` int64, the token each column had, counted from the first of its row.
         log_sizes: ``[B, n]``, log of the size behind each column; -inf for padding.
         removed: how many columns fewer than the layers before `first` have.
         tail: columns after the last reduced one: as many as a crop may take.
         plain: no column is merged or padding, so that attention needs no bias.
     """
 
-    owner: weakref.ref
+    owner: str
     first: int
+    source: Tensor
     log_sizes: Tensor
     removed: int
     tail: int
@@ -45,13 +52,39 @@ class Columns:
         """The tokens behind them."""
         return self.count + self.removed
 
-    def append(self, log_sizes: Tensor, plain: bool, tokens: int, tail: int | None) -> None:
-        """The columns that `tokens` more tokens became; `tail` of them follow the last reduced one, None is all."""
+    @property
+    def places(self) -> Tensor:
+        """`source`, but -1 for padding."""
+        return self.source.masked_fill(self.log_sizes == -torch.inf, -1)
+
+    def append(self, source: Tensor, log_sizes: Tensor, plain: bool, tokens: int, tail: int | None) -> None:
+        """The columns that `tokens` more tokens became, `source` counted from the first of those; `tail` of them follow
+        the last reduced one, None is all."""
         new = log_sizes.shape[1]
+        self.source = torch.cat([self.source, source + self.seen], dim=1)
         self.log_sizes = torch.cat([self.log_sizes, log_sizes], dim=1)
         self.removed += tokens - new
         self.tail = self.tail + new if tail is None else tail
         self.plain &= plain
+
+    def take(self, chosen: Callable[[Tensor], Tensor]) -> None:
+        """Keep the rows or columns that `chosen` picks."""
+        self.source, self.log_sizes = chosen(self.source), chosen(self.log_sizes)
+
+    @torch.compiler.disable
+    def check_owner(self) -> None:
+        """Raises RuntimeError unless this thread is in a call of the model that reduced the cache."""
+        owner = OWNERS.get(self.owner)
+        if owner is None:
+            raise RuntimeError(
+                "pact_ext: this cache was reduced by a handle that has been removed, or that another process has, and "
+                "would be continued without proportional attention; start from a new cache, or keep the handle"
+            )
+        if not owner.in_call:
+            raise RuntimeError(
+                "pact_ext: this cache was reduced by another handle, or by one that is off; only its own model, "
+                "reduced, can continue it"
+            )
 
 
 class ReducedCache:
@@ -60,12 +93,8 @@ class ReducedCache:
     columns: Columns
 
     def update(self, keys: Tensor, values: Tensor, layer_idx: int, *args, **kwargs) -> tuple[Tensor, Tensor]:
-        owner = self.columns.owner()
-        if owner is None or not owner.active:
-            raise RuntimeError(
-                "pact_ext: this cache was reduced by a handle that has been removed, and would be continued without "
-                "proportional attention; start from a new cache, or keep the handle"
-            )
+        if layer_idx == 0:  # a model's first, so that nothing is written to a cache it cannot continue
+            self.columns.check_owner()
         return super().update(keys, values, layer_idx, *args, **kwargs)
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
@@ -83,30 +112,39 @@ class ReducedCache:
             )
         if gone > 0:
             super().crop(-gone)
-            self.columns.log_sizes = self.columns.log_sizes[:, :-gone]
+            self.columns.take(lambda x: x[:, :-gone])
             self.columns.tail -= gone
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
         super().reorder_cache(beam_idx)
-        self.columns.log_sizes = self.columns.log_sizes[beam_idx.to(self.columns.log_sizes.device)]
+        self.columns.take(lambda x: x[beam_idx.to(x.device)])
 
     def batch_repeat_interleave(self, repeats: int) -> None:
         super().batch_repeat_interleave(repeats)
-        self.columns.log_sizes = self.columns.log_sizes.repeat_interleave(repeats, dim=0)
+        self.columns.take(lambda x: x.repeat_interleave(repeats, dim=0))
 
     def batch_select_indices(self, indices: Tensor) -> None:
         super().batch_select_indices(indices)
-        self.columns.log_sizes = self.columns.log_sizes[indices]
+        self.columns.take(lambda x: x[indices])
 
     def reset(self) -> None:
         super().reset()
         del self.columns
         self.__class__ = type(self).__mro__[2]  # what `mark_reduced` found
 
+    def __reduce_ex__(self, protocol):
+        return _new, (type(self).__mro__[2],), vars(self)
+
 
 @functools.cache
 def _reduced_class(base: type) -> type:
     return type(base.__name__, (ReducedCache, base), {"__module__": base.__module__})
+
+
+def _new(base: type):
+    """A reduced cache to be filled: its class has no name to be found by."""
+    cls = _reduced_class(base)
+    return cls.__new__(cls)
 
 
 def mark_reduced(cache, columns: Columns) -> None:

@@ -77,6 +77,26 @@ def compact(
     )
 
 
+def without_gradient(hidden: Tensor, reduced: Tensor) -> Tensor:
+    """`reduced`, the same numbers, but a backward pass that comes to it on its way to `hidden` is an error."""
+    return _Seam.apply(hidden, reduced) if torch.is_grad_enabled() and hidden.requires_grad else reduced
+
+
+class _Seam(torch.autograd.Function):
+    """Calls without no_grad() are fine until they ask for a gradient, which would end here without a word."""
+
+    @staticmethod
+    def forward(ctx, hidden: Tensor, reduced: Tensor) -> Tensor:
+        return reduced.view_as(reduced)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor):
+        raise RuntimeError(
+            "pact_ext: backward() came to a reduction of visual tokens, which has no gradient; remove the handle, or "
+            "call the model inside `with handle.off():`"
+        )
+
+
 def _row(prompt: Prompt, row: int, hidden: Tensor, reduction: Reduction | None) -> tuple[Tensor, Tensor, Tensor]:
     """Source, hidden states and log sizes of one row, without the padding before its first token."""
     count, device = hidden.shape[0], hidden.device

@@ -24,10 +24,15 @@ UNSERVED = {
 """Families that hooks can see into but not reduce exactly, and why."""
 
 
+def base_of(model: nn.Module) -> nn.Module:
+    """A model without PEFT's wrapping, or the compiler's."""
+    model = getattr(model, "_orig_mod", model)
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
 def core_of(model: nn.Module) -> nn.Module:
-    """A model without its head, and without PEFT's wrapping: what holds the language model and the vision tower."""
-    if hasattr(model, "get_base_model"):
-        model = model.get_base_model()
+    """A model without its head and without wrapping: what holds the language model and the vision tower."""
+    model = base_of(model)
     inner = getattr(model, "model", None)
     return inner if hasattr(inner, "language_model") or hasattr(inner, "text_model") else model
 

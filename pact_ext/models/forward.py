@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import weakref
 from dataclasses import dataclass
 
 import torch
@@ -11,27 +10,28 @@ from torch import Tensor, nn
 from ..attention import dense_mask
 from ..config import PactConfig
 from .cache import Columns, columns_of, is_preallocated, key_width, mark_reduced
-from .compaction import Compaction, compact
+from .compaction import Compaction, compact, without_gradient
 from .families import Family
 from .interface import KeyBias
+from .logits import keep_tokens
 from .prompt import brings_images, presence, read
 from .report import Stopwatch
 
 
 @dataclass
 class Plan:
-    """What a handle does in every call.
+    """What is done in every call.
 
     Attributes:
-        core: the model without its head.
         fused: log sizes travel in extra channels of the heads, not in a dense mask.
+        implementation: of the decoder's attention, as it was when this was decided.
     """
 
-    core: nn.Module
     family: Family
     config: PactConfig
     per_image: bool
     fused: bool
+    implementation: str | None
 
 
 @dataclass
@@ -39,24 +39,30 @@ class Pass:
     """One call.
 
     Attributes:
-        owner: the handle, to which the cache will belong.
+        owner: the name of the hooks, to which the cache will belong.
+        core: the model without its head.
         given: the arguments of the call, by name.
+        kept: the head's `logits_to_keep`; a tensor is rewritten for the columns that are left.
         position_ids: what the decoder got.
         compaction: what this call reduced, None for a call without visual tokens.
         mask: attention's, for the layers from the reduction on; None while nothing is reduced.
         rotary: cosines and sines of the columns that are left, where this call was reduced.
         written: the cached columns that this call's tokens become.
+        places: `Columns.places` with those; None while nothing is reduced.
         stopwatch: the time of `compaction`.
     """
 
     plan: Plan
-    owner: weakref.ref
+    owner: str
+    core: nn.Module
     given: dict
+    kept: int | Tensor | None = None
     position_ids: Tensor | None = None
     compaction: Compaction | None = None
     mask: KeyBias | Tensor | None = None
     rotary: tuple[Tensor, Tensor] | None = None
     written: range = range(0)
+    places: Tensor | None = None
     stopwatch: Stopwatch | None = None
 
     def enter(self, layer: nn.Module, hidden: Tensor, kwargs: dict) -> Tensor:
@@ -70,21 +76,22 @@ class Pass:
         if images:
             self._compact(layer, hidden, past, kwargs["position_embeddings"])
         if self.compaction is not None:
-            hidden = self.compaction.hidden
+            hidden = without_gradient(hidden, self.compaction.hidden)
             new, plain, tail = self.compaction.log_sizes, self.compaction.plain, self.compaction.tail
+            source = self.compaction.source
         elif columns is not None:
             new, plain = self._unreduced(hidden, past, tokens)
-            tail = None
+            source, tail = _all(new), None
         else:
             return hidden
         if columns is None:
             earlier, earlier_plain = self._unreduced(hidden, 0, past)
-            columns = Columns(self.owner, plan.config.layer, earlier.to(new), 0, 0, earlier_plain)
+            columns = Columns(self.owner, plan.config.layer, _all(earlier), earlier.to(new), 0, 0, earlier_plain)
             if cache is not None:
                 mark_reduced(cache, columns)
         start = columns.count
-        columns.append(new, plain, tokens, tail)
-        self.written = range(start, columns.count)
+        columns.append(source, new, plain, tokens, tail)
+        self.written, self.places = range(start, columns.count), columns.places
         self.mask = self._mask(columns, hidden, cache)
         return hidden
 
@@ -102,8 +109,7 @@ class Pass:
         columns = columns_of(cache)
         if columns is None:
             return None
-        if columns.owner() is not self.owner():
-            raise RuntimeError("pact_ext: this cache was reduced by another handle; only that one can continue it")
+        columns.check_owner()
         # A static cache has its length on the device, and asking would wait for it.
         seen = columns.seen if is_preallocated(cache) else cache.get_seq_length(columns.first)
         if seen != columns.seen:
@@ -122,13 +128,14 @@ class Pass:
     @torch.no_grad()
     def _compact(self, layer: nn.Module, hidden: Tensor, past: int, rotary: tuple[Tensor, Tensor]) -> None:
         plan = self.plan
-        prompt = read(plan.core, plan.family, self.given, past, plan.per_image)
+        prompt = read(self.core, plan.family, self.given, past, plan.per_image)
         if not any(prompt.visual):
             return
         prompt.position_ids = self.position_ids
         with Stopwatch(hidden.device) as self.stopwatch:
             self.compaction = compact(prompt, hidden, *rotary, layer, plan.family, plan.config)
             self.rotary = tuple(self.compaction.rotary(x).to(hidden.device) for x in rotary)
+        keep_tokens(self.kept, self.compaction, prompt.present, hidden.shape[1])
 
     def _unreduced(self, hidden: Tensor, past: int, tokens: int) -> tuple[Tensor, bool]:
         """Log sizes of `tokens` tokens that follow `past` others, and whether none of them can be padding."""
@@ -152,3 +159,8 @@ class Pass:
             return KeyBias(log_sizes, columns.plain)
         width = key_width(cache, columns.first, columns.count)
         return dense_mask(log_sizes, hidden.shape[1], hidden.dtype, width=width)
+
+
+def _all(log_sizes: Tensor) -> Tensor:
+    """The source of columns of which every token has one."""
+    return torch.arange(log_sizes.shape[1], device=log_sizes.device).expand(log_sizes.shape)

@@ -1,84 +1,71 @@
-"""The hooks that reduce the visual tokens inside a model, and the handle that holds them.
-
-    model          labels and training are refused
-    core           a `Pass` begins, with the arguments of the call
-    decoder        position ids
-    layer L        reduces the visual tokens, closes the gaps, prepares what the shorter sequence needs
-    layers > L     get that in place of their arguments
-
-Layers before L see what they always saw. What a pass leaves behind for the next one is on its cache.
-"""
+"""A reduced model in the hands of its user: what the reduction found, and its end."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-import threading
 import weakref
 
-import torch
 from torch import Tensor, nn
 
 from ..config import PactConfig
 from ..reduction import Reduction
-from .cache import is_preallocated
-from .families import core_of, family_of
-from .forward import Pass, Plan
-from .interface import PREFIX, Switched, choose
-from .prompt import arguments
-from .report import Report, Stopwatch
+from .families import base_of, core_of, family_of
+from .forward import Plan
+from .hooks import Hooks
+from .interface import choose, switch_back
+from .report import Report
 
 
 class Handle:
     """A model with its visual tokens reduced, until `remove`; also a context manager.
 
+    The model is reduced whether its handle is kept or not: `pact_ext.handle_of` finds it. A copy of the model, by
+    `copy.deepcopy` or `torch.save`, is a reduced one with a handle of its own.
+
     Attributes:
         model: the model.
-        config: the parameters of the reduction.
-        last: each row's `Reduction` in the latest call that brought images, None for a row without; [] before any.
-        active: False once removed.
     """
 
-    def __init__(self, model: nn.Module, config: PactConfig, per_image: bool, attention: str) -> None:
-        core = core_of(model)
-        family = family_of(core, "pact_ext.apply")
-        decoder = family.decoder(core)
-        _check_layers(decoder, family.first_layer(core), config.layer)
-        if any(isinstance(getattr(hook, "__self__", None), Handle) for hook in decoder._forward_pre_hooks.values()):
-            raise RuntimeError("pact_ext.apply: this model is reduced already; remove() that handle first")
-        implementation = choose(decoder.config._attn_implementation, attention)
-        fused = implementation.startswith(PREFIX)
+    def __init__(self, model: nn.Module, hooks: Hooks) -> None:
+        self.model, self._hooks = model, hooks
+        hooks.handle = weakref.ref(self)
 
-        self.model, self.config = model, config
-        self.last: list[Reduction | None] = []
-        self.active = True
-        self._decoder, self._layers = decoder, decoder.layers
-        self._plan = Plan(core, family, config, per_image, fused)
-        self._report: tuple[Report, Stopwatch] | None = None
-        self._passes: dict[int, Pass] = {}  # by thread
-        self._switched = Switched(decoder.config, implementation)
-        self._hooks = [
-            model.register_forward_pre_hook(self._before_model, with_kwargs=True),
-            core.register_forward_pre_hook(self._before_core, with_kwargs=True),
-            core.register_forward_hook(self._after_core, always_call=True),
-            decoder.register_forward_pre_hook(self._before_decoder, with_kwargs=True),
-            decoder.layers[config.layer].register_forward_pre_hook(self._before_first_layer, with_kwargs=True),
-        ]
-        for layer in decoder.layers[config.layer + 1 :]:
-            self._hooks.append(layer.register_forward_pre_hook(self._before_later_layer, with_kwargs=True))
+    @property
+    def config(self) -> PactConfig:
+        """The parameters of the reduction."""
+        return self._hooks.plan.config
 
-    def remove(self) -> None:
-        """Give the model back as it was. Caches reduced so far can no longer be continued. Twice is once."""
-        if self.active:
-            for hook in self._hooks:
-                hook.remove()
-            self._switched.undo()
-            self.active = False
+    @property
+    def attention(self) -> str:
+        """How the sizes reach attention: "fused" or "dense"."""
+        return "fused" if self._hooks.plan.fused else "dense"
 
-    def __enter__(self) -> Handle:
-        return self
+    @property
+    def active(self) -> bool:
+        """False once removed."""
+        return self._hooks.active
 
-    def __exit__(self, *exception) -> None:
-        self.remove()
+    @property
+    def last(self) -> list[Reduction | None]:
+        """Each row's `Reduction` in the latest call that brought images, None for a row without; [] before any.
+
+        The rows that `generate` was given count, not the copies it makes of them for beams.
+        """
+        return self._hooks.last
+
+    @property
+    def columns(self) -> Tensor | None:
+        """``[B, n]`` int64: of every column that is left, the place it had in the sequence; -1 for padding.
+
+        Of the latest call, from the reduction's layer on; None when nothing in it was reduced, so that every column is
+        at its own place. These are the columns of its keys, in attention's weights too; its logits and hidden states
+        are the last of them, which is all of them unless a cache came before. Rows are the call's, beams included.
+
+        >>> logits = model(**inputs).logits
+        >>> handle.columns[:, -logits.shape[1] :]  # where in the prompt each of the logits belongs
+        """
+        return self._hooks.columns
 
     def report(self, *, synchronize: bool = False) -> Report:
         """What the latest call that brought images gained.
@@ -89,73 +76,64 @@ class Handle:
         Raises:
             RuntimeError: no call has brought images yet.
         """
-        if self._report is None:
+        if self._hooks.report is None:
             raise RuntimeError("Handle.report: no images have passed through the model yet")
-        report, stopwatch = self._report
+        report, stopwatch = self._hooks.report
         return dataclasses.replace(report, seconds=stopwatch.seconds(synchronize))
 
-    # --- Hooks. They branch on caches and on data, which a compiler must not freeze. ----------------------------
+    def off(self) -> contextlib.AbstractContextManager[None]:
+        """A context in which this thread's calls of the model are those of the model as it was.
 
-    @torch.compiler.disable
-    def _before_model(self, module: nn.Module, args: tuple, kwargs: dict) -> None:
-        if kwargs.get("labels") is not None:
-            raise RuntimeError(
-                "pact_ext: labels were given, but a reduced model is for inference: it returns fewer logits"
-            )
-        if module.training:
-            raise RuntimeError("pact_ext: the model is in training mode, and a reduction has no gradient; call eval()")
+        >>> with handle.off():
+        ...     logits = model(**inputs).logits
 
-    @torch.compiler.disable
-    def _before_core(self, module: nn.Module, args: tuple, kwargs: dict) -> None:
-        self._switched.check()
-        given = arguments(type(module).forward, (module, *args), kwargs)
-        if given.get("input_ids") is None:
-            raise RuntimeError(
-                "pact_ext: input_ids must be given, to tell visual tokens from text; this call has only inputs_embeds"
-            )
-        self._passes[threading.get_ident()] = Pass(self._plan, weakref.ref(self), given)
+        It nests. In it a cache that was reduced cannot be continued, which is an error.
+        """
+        return self._hooks.off()
 
-    @torch.compiler.disable
-    def _after_core(self, module: nn.Module, args: tuple, output) -> None:
-        self._passes.pop(threading.get_ident(), None)
+    def remove(self) -> None:
+        """Give the model back as it was. Caches reduced so far can no longer be continued. Twice is once."""
+        if self.active:
+            self._hooks.remove()
+            switch_back(self.model)
 
-    @torch.compiler.disable
-    def _before_decoder(self, module: nn.Module, args: tuple, kwargs: dict) -> None:
-        if threading.get_ident() not in self._passes:
-            raise RuntimeError("pact_ext: the decoder was called by itself; call the whole model, or remove the handle")
-        self._passes[threading.get_ident()].position_ids = kwargs.get("position_ids")
+    def __enter__(self) -> Handle:
+        return self
 
-    @torch.compiler.disable
-    def _before_first_layer(self, layer: nn.Module, args: tuple, kwargs: dict):
-        current = self._passes[threading.get_ident()]
-        hidden, args = (args[0], args[1:]) if args else (kwargs.pop("hidden_states"), ())
-        reduced = current.enter(layer, hidden, kwargs)
-        if current.compaction is not None:
-            self.last = current.compaction.reductions
-            self._report = self._report_of(hidden, reduced, kwargs.get("past_key_values")), current.stopwatch
-        return None if current.mask is None else ((reduced, *args), current.replaced(kwargs))
+    def __exit__(self, *exception) -> None:
+        self.remove()
 
-    @torch.compiler.disable
-    def _before_later_layer(self, layer: nn.Module, args: tuple, kwargs: dict):
-        current = self._passes[threading.get_ident()]
-        return None if current.mask is None else (args, current.replaced(kwargs))
+    def __reduce__(self):
+        return handle_of, (self.model,)
 
-    def _report_of(self, hidden: Tensor, reduced: Tensor, cache) -> Report:
-        (rows, tokens_in), tokens_out = hidden.shape[:2], reduced.shape[1]
-        before, after = self.config.layer, len(self._layers) - self.config.layer
-        column_bytes = 0 if cache is None else rows * self._plan.family.column_bytes(self._decoder.config, hidden.dtype)
-        saved = 0 if cache is None or is_preallocated(cache) else after * (tokens_in - tokens_out) * column_bytes
-        return Report(
-            visual_in=[0 if row is None else row.n_in for row in self.last],
-            visual_out=[0 if row is None else row.n_out for row in self.last],
-            tokens_in=tokens_in,
-            tokens_out=tokens_out,
-            layer=self.config.layer,
-            layers=len(self._layers),
-            cache_bytes=(before + after) * tokens_in * column_bytes - saved,
-            cache_bytes_saved=saved,
-            seconds=None,
-        )
+
+def attach(model: nn.Module, config: PactConfig, per_image: bool, attention: str) -> Handle:
+    """`pact_ext.apply`."""
+    if not isinstance(per_image, bool):
+        raise ValueError(f"pact_ext.apply: per_image must be True or False, got {per_image!r}")
+    core = core_of(model)
+    family = family_of(core, "pact_ext.apply")
+    decoder = family.decoder(core)
+    _check_layers(decoder, family.first_layer(core), config.layer)
+    if handle_of(model) is not None:
+        raise RuntimeError("pact_ext.apply: this model is reduced already; remove() that handle first")
+    implementation = decoder.config._attn_implementation
+    route = choose(implementation, attention)
+    head = base_of(model)
+    plan = Plan(family, config, per_image, route == "fused", implementation)
+    return Handle(model, Hooks(plan, None if head is core else head, core))
+
+
+def handle_of(model: nn.Module) -> Handle | None:
+    """`pact_ext.handle_of`."""
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"pact_ext.handle_of: model must be a torch.nn.Module, got {type(model).__name__}")
+    for hook in core_of(model)._forward_pre_hooks.values():
+        hooks = getattr(hook, "__self__", None)
+        if isinstance(hooks, Hooks):
+            known = hooks.handle and hooks.handle()
+            return known or Handle(model, hooks)
+    return None
 
 
 def _check_layers(decoder: nn.Module, first: int, layer: int) -> None:

@@ -1,17 +1,16 @@
 """The attention implementations that carry log sizes, registered with transformers beside the ones they stand in for.
 
-`pact_sdpa` is `sdpa` until it is handed a `KeyBias` in place of a mask, and likewise `pact_flash_attention_2`. So the
-layers before the reduction, and models that share a configuration, compute what they did before.
+`pact_sdpa` is `sdpa` until it is handed a `KeyBias` in place of a mask, and likewise `pact_flash_attention_2`. An
+attention layer of a reduced model finds the name in its own view of the configuration. The configuration itself stays
+as it is: for the layers before, for models that share it, for masks, for saving, and for its owner to change.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
-from torch import Tensor
-from transformers import AttentionInterface, AttentionMaskInterface
-from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
+from torch import Tensor, nn
+from transformers import AttentionInterface
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from ..attention import dense_mask, proportional_attention
@@ -43,9 +42,9 @@ class KeyBias:
         return self.mask.to(query.device)
 
 
-def choose(implementation: str, attention: str) -> str:
-    """The implementation that a model with `implementation` has to run for the route `attention`."""
-    base = (implementation or "eager").removeprefix(PREFIX)
+def choose(implementation: str | None, attention: str) -> str:
+    """How a model with `implementation` carries the sizes when `attention` is asked for: "fused" or "dense"."""
+    base = implementation or "eager"
     if attention not in ("auto", "dense", "fused"):
         raise ValueError(f"pact_ext.apply: attention must be 'auto', 'dense' or 'fused', got {attention!r}")
     if attention == "auto":
@@ -57,15 +56,31 @@ def choose(implementation: str, attention: str) -> str:
             f"attention={attention!r}, got {base!r}, which would drop the sizes of the merged tokens; load the model "
             f"with attn_implementation={fitting[-1] if attention == 'dense' else fitting[0]!r}"
         )
-    return base if attention == "dense" else _registered(base)
+    return attention
 
 
-def _registered(base: str) -> str:
-    name = PREFIX + base
-    if name not in ALL_ATTENTION_FUNCTIONS:
-        AttentionInterface.register(name, _fused(base))
-        AttentionMaskInterface.register(name, ALL_MASK_ATTENTION_FUNCTIONS[base])
-    return name
+class View:
+    """An object seen with attributes of one's own; all others are the object's, as they are at the time."""
+
+    def __init__(self, seen, **attributes) -> None:
+        vars(self).update(attributes, seen=seen)
+
+    def __getattr__(self, name: str):
+        if name == "seen" or name.startswith("__"):  # copying and unpickling ask before there is anything to see
+            raise AttributeError(name)
+        return getattr(self.seen, name)
+
+
+def switch(attention: nn.Module) -> None:
+    """Have one attention layer understand a `KeyBias`."""
+    attention.config = View(attention.config, _attn_implementation=PREFIX + attention.config._attn_implementation)
+
+
+def switch_back(model: nn.Module) -> None:
+    """Undo `switch` in every part of a model."""
+    for module in model.modules():
+        if isinstance(config := vars(module).get("config"), View):
+            module.config = config.seen
 
 
 def _fused(base: str):
@@ -95,40 +110,10 @@ def _under_its_own_name(base: str):
     """A stock implementation that finds its library by the name in the configuration, as FlashAttention's does."""
 
     def attention(module, *args, **kwargs):
-        name = module.config._attn_implementation
-        module.config._attn_implementation = base
-        try:
-            return ALL_ATTENTION_FUNCTIONS[base](module, *args, **kwargs)
-        finally:
-            module.config._attn_implementation = name
+        return ALL_ATTENTION_FUNCTIONS[base](View(module, config=module.config.seen), *args, **kwargs)
 
     return attention
 
 
-class Switched:
-    """Configurations whose implementation is switched, counted: models built from one configuration share it."""
-
-    _users: ClassVar[dict[int, int]] = {}
-
-    def __init__(self, config, implementation: str) -> None:
-        self.config, self.name = config, implementation
-        self.changes = implementation.startswith(PREFIX)
-        if self.changes:
-            self._users[id(config)] = self._users.get(id(config), 0) + 1
-            config._attn_implementation = implementation
-
-    def check(self) -> None:
-        if self.config._attn_implementation != self.name:
-            raise RuntimeError(
-                f"pact_ext: the model's attention implementation was changed to {self.config._attn_implementation!r} "
-                f"after pact_ext.apply, which runs on {self.name!r}; remove the handle first, then apply again"
-            )
-
-    def undo(self) -> None:
-        if not self.changes:
-            return
-        others = self._users.pop(id(self.config), 1) - 1
-        if others:
-            self._users[id(self.config)] = others
-        else:
-            self.config._attn_implementation = self.name.removeprefix(PREFIX)
+for _base in FUSED:
+    AttentionInterface.register(PREFIX + _base, _fused(_base))

@@ -40,11 +40,12 @@ class Report:
     """What one call gained. `str` gives a small table, `as_dict` plain numbers.
 
     Attributes:
-        visual_in, visual_out: visual tokens of each row before and after.
+        visual_in, visual_out: visual tokens of each row before and after; rows as in `Handle.last`.
         tokens_in, tokens_out: columns of the whole batch's sequence, text and padding included, before and after.
         layer, layers: the reduction is at the input of `layer` of `layers`.
-        cache_bytes, cache_bytes_saved: key-value cache of this call's tokens in all layers, as it is, and what it is
-            less than without a reduction; 0 and 0 without a cache. A static cache is allocated up front: 0 saved.
+        cache_bytes, cache_bytes_saved: key-value cache of this call's tokens in all layers, beams included, as it is,
+            and what it is less than without a reduction; 0 and 0 without a cache. A static cache is allocated up
+            front: 0 saved.
         seconds: time spent reducing; None while it is pending on the device.
     """
 

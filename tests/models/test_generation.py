@@ -90,6 +90,22 @@ def test_beam_search(variant, attention):
     assert not torch.equal(ids, model.generate(**inputs, **beams))
 
 
+@pytest.mark.parametrize("several", [{"num_beams": 3}, {"do_sample": True, "num_return_sequences": 2}], ids=str)
+def test_rows_are_counted_once_whatever_generate_makes_of_them(several):
+    model = build("qwen2_vl")
+    inputs = tiny.inputs(model, 2, text_only_row=True)
+    with pact_ext.apply(model, CONFIG) as handle:
+        model(**inputs)
+        last, report = handle.last, handle.report()
+        model.generate(**inputs, **several, max_new_tokens=2)
+        assert handle.last is not last
+        assert [row and row.labels.tolist() for row in handle.last] == [row and row.labels.tolist() for row in last]
+        assert handle.report().visual_in == report.visual_in
+        assert handle.report().visual_out == report.visual_out
+        model(**{name: torch.cat([value, value]) for name, value in inputs.items()})
+        assert len(handle.last) == 4  # the user's own
+
+
 def test_sampling():
     model = build("internvl")
     inputs = tiny.inputs(model, 2)

@@ -11,7 +11,6 @@ import torch.nn.functional as F
 
 pytest.importorskip("transformers", minversion="4.57", reason="the tests of models need transformers")
 
-from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 import pact_ext
@@ -45,14 +44,18 @@ def calls(monkeypatch):
 def test_the_route_that_is_chosen(implementation, calls):
     model = tiny.build("llava", attn_implementation=implementation, dtype=torch.float32)
     inputs = tiny.inputs(model, 2)
-    with pact_ext.apply(model, CONFIG):
-        name = model.get_decoder().config._attn_implementation
+    with pact_ext.apply(model, CONFIG) as handle:
         tiny.generate(model, inputs, STEPS)
+        layers = model.get_decoder().layers
+        names = [layer.self_attn.config._attn_implementation for layer in layers]
+        assert model.get_decoder().config._attn_implementation == implementation
     if implementation == "eager":
-        assert name == "eager"
+        assert handle.attention == "dense"
+        assert names == LAYERS * ["eager"]
         assert calls == {"fused": 0, "masks": []}  # the mask is made once a call, by the pass itself
     else:
-        assert name == "pact_sdpa"
+        assert handle.attention == "fused"
+        assert names == LAYER * ["sdpa"] + (LAYERS - LAYER) * ["pact_sdpa"]
         assert calls["fused"] == LAYERS - LAYER  # the prompt in every layer from the reduction on
         assert calls["masks"] == (STEPS - 1) * [1]  # one row a step, shared by the layers
 
@@ -111,14 +114,23 @@ def test_flash_attention(variant, batch, flash, calls):
     expected, tokens, _ = oracle.masked_logits(model, inputs, LAYER, CONFIG, STEPS)
     model.get_decoder().config._attn_implementation = "flash_attention_2"
     with pact_ext.apply(model, CONFIG):
-        assert model.get_decoder().config._attn_implementation == "pact_flash_attention_2"
         logits, same = tiny.generate(model, inputs, STEPS)
-    assert model.get_decoder().config._attn_implementation == "flash_attention_2"
     assert torch.equal(same, tokens)
     assert (logits - expected).abs().max() < 1e-12
     assert calls["fused"] == LAYERS - LAYER
     assert len(flash) == STEPS * LAYER  # the layers before the reduction, in every step
     assert set(flash) == {"flash_attention_2"}
+
+
+def test_flash_attention_without_images(flash):
+    """It finds its library by the configuration's name, in layers that could be handed sizes too."""
+    model = tiny.build("llava")
+    model.get_decoder().config._attn_implementation = "flash_attention_2"
+    inputs = tiny.inputs(model, 1, text_only=True)
+    expected = model(**inputs).logits
+    with pact_ext.apply(model, CONFIG):
+        assert torch.equal(model(**inputs).logits, expected)
+    assert flash == 2 * LAYERS * ["flash_attention_2"]
 
 
 def test_flash_attention_with_nothing_to_weigh(flash):
@@ -145,10 +157,3 @@ def test_a_scale_of_the_models_own(attention):
         logits, same = tiny.generate(model, inputs, STEPS)
     assert torch.equal(same, tokens)
     assert (logits - expected).abs().max() < 1e-12
-
-
-def test_masks_of_the_registered_names_are_those_they_stand_in_for(flash):
-    for base in interface.FUSED:
-        name = interface.choose(base, "fused")
-        assert ALL_MASK_ATTENTION_FUNCTIONS[name] is ALL_MASK_ATTENTION_FUNCTIONS[base]
-        assert interface.choose(name, "fused") == name

@@ -118,8 +118,8 @@ def test_fields_and_switches_reach_the_reduction(get_model, checkpoint, caplog):
     handle = evaluated.calls.handle
     assert caplog.messages == [f"pact_hf: llava_hf reduced with {handle.config}"]
     assert handle.config == PactConfig.preset("llava-onevision-7b", cluster=False, layer=3, dc=0)
-    assert handle._plan.per_image
-    assert not handle._plan.fused
+    assert handle._hooks.plan.per_image
+    assert handle.attention == "dense"
 
 
 def test_a_prompt_without_pictures_is_not_counted(get_model, checkpoint, requests, caplog):

@@ -1,0 +1,212 @@
+"""The hooks that reduce the visual tokens inside a model.
+
+    head           labels are refused, the logits to keep noted
+    core           a `Pass` begins, with the arguments of the call
+    decoder        position ids
+    layer L        reduces the visual tokens, closes the gaps, prepares what the shorter sequence needs
+    layers > L     get that in place of their arguments
+
+Layers before L see what they always saw. What a pass leaves behind for the next one is on its cache. The hooks know
+none of the modules they hang on: they live as long as the model does, and go along with a copy of it or of a part.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import uuid
+from collections.abc import Iterator
+from contextvars import ContextVar
+
+import torch
+from torch import Tensor, nn
+
+from ..reduction import Reduction
+from .cache import OWNERS, is_preallocated
+from .callers import call_around, copies_of_rows
+from .forward import Pass, Plan
+from .interface import switch
+from .prompt import arguments, brings_images
+from .report import Report, Stopwatch
+
+_OFF: ContextVar[frozenset[str]] = ContextVar("pact_ext_off", default=frozenset())
+"""Names of the hooks that do nothing at the moment, in this thread or task."""
+
+
+class Hooks:
+    """What hangs on a reduced model.
+
+    Attributes:
+        plan: what is done in every call.
+        name: how the caches that it reduced know it.
+        handle: a weak reference to the handle that its user has, if any.
+        last, columns: as in `Handle`.
+        report: of the latest call that brought images, and the stopwatch for its time.
+    """
+
+    def __init__(self, plan: Plan, head: nn.Module | None, core: nn.Module) -> None:
+        self.plan = plan
+        self._has_head = head is not None
+        self._begin(uuid.uuid4().hex)
+        decoder = plan.family.decoder(core)
+        first, *later = decoder.layers[plan.config.layer :]
+        if plan.fused:
+            for layer in (first, *later):
+                switch(layer.self_attn)
+        self._removable = [
+            core.register_forward_pre_hook(self._before_core, with_kwargs=True),
+            core.register_forward_hook(self._after_core, always_call=True),
+            decoder.register_forward_pre_hook(self._before_decoder, with_kwargs=True),
+            first.register_forward_pre_hook(self._before_first_layer, with_kwargs=True),
+            *(layer.register_forward_pre_hook(self._before_later_layer, with_kwargs=True) for layer in later),
+        ]
+        if head is not None:
+            self._removable.append(head.register_forward_pre_hook(self._before_head, with_kwargs=True))
+            self._removable.append(head.register_forward_hook(self._after_head, always_call=True))
+
+    def _begin(self, name: str) -> None:
+        self.name = name
+        OWNERS[name] = self
+        self.handle = None
+        self.last: list[Reduction | None] = []
+        self.columns: Tensor | None = None
+        self.report: tuple[Report, Stopwatch] | None = None
+        self._passes: dict[int, Pass] = {}  # by thread
+        self._kept: dict[int, int | Tensor | None] = {}  # by thread
+
+    def __getstate__(self) -> dict:
+        return {name: getattr(self, name) for name in ("plan", "name", "_has_head", "_removable")}
+
+    def __setstate__(self, state: dict) -> None:
+        """A copy continues the caches that were copied with it, unless the original is here to do so."""
+        vars(self).update(state)
+        self._begin(uuid.uuid4().hex if self.name in OWNERS else self.name)
+
+    @property
+    def active(self) -> bool:
+        return OWNERS.get(self.name) is self
+
+    @property
+    def in_call(self) -> bool:
+        """Whether this thread is in a call of the model, which is being reduced."""
+        return threading.get_ident() in self._passes
+
+    @property
+    def is_off(self) -> bool:
+        return self.name in _OFF.get()
+
+    @contextlib.contextmanager
+    def off(self) -> Iterator[None]:
+        before = _OFF.set(_OFF.get() | {self.name})
+        try:
+            yield
+        finally:
+            _OFF.reset(before)
+
+    def remove(self) -> None:
+        for hook in self._removable:
+            hook.remove()
+        OWNERS.pop(self.name, None)
+
+    # --- The hooks branch on caches and on data, which a compiler must not freeze. ------------------------------
+
+    @torch.compiler.disable
+    def _before_head(self, module: nn.Module, args: tuple, kwargs: dict):
+        if self.is_off:
+            return None
+        _refuse_labels(kwargs)
+        kept = kwargs.get("logits_to_keep")
+        if isinstance(kept, Tensor):  # to be rewritten before the head reads it
+            kept = kept.clone()
+            kwargs = {**kwargs, "logits_to_keep": kept}
+        self._kept[threading.get_ident()] = kept
+        return args, kwargs
+
+    @torch.compiler.disable
+    def _after_head(self, module: nn.Module, args: tuple, output) -> None:
+        self._kept.pop(threading.get_ident(), None)
+
+    @torch.compiler.disable
+    def _before_core(self, module: nn.Module, args: tuple, kwargs: dict) -> None:
+        if self.is_off:
+            return
+        if module.training:
+            raise RuntimeError("pact_ext: the model is in training mode, and a reduction has no gradient; call eval()")
+        implementation = self.plan.family.decoder(module).config._attn_implementation
+        if implementation != self.plan.implementation:
+            raise RuntimeError(
+                f"pact_ext: the model's attention implementation was changed to {implementation!r} after "
+                f"pact_ext.apply, which found {self.plan.implementation!r}; remove the handle first, then apply again"
+            )
+        given = arguments(type(module).forward, (module, *args), kwargs)
+        if given.get("input_ids") is None:
+            raise RuntimeError(
+                "pact_ext: input_ids must be given, to tell visual tokens from text; this call has only inputs_embeds"
+            )
+        kept = self._kept.get(threading.get_ident()) if self._has_head else self._kept_around(module, given)
+        self._passes[threading.get_ident()] = Pass(self.plan, self.name, module, given, kept)
+
+    @torch.compiler.disable
+    def _after_core(self, module: nn.Module, args: tuple, output) -> None:
+        self._passes.pop(threading.get_ident(), None)
+
+    @torch.compiler.disable
+    def _before_decoder(self, module: nn.Module, args: tuple, kwargs: dict) -> None:
+        if self.is_off:
+            return
+        if not self.in_call:
+            raise RuntimeError("pact_ext: the decoder was called by itself; call the whole model, or remove the handle")
+        self._passes[threading.get_ident()].position_ids = kwargs.get("position_ids")
+
+    @torch.compiler.disable
+    def _before_first_layer(self, layer: nn.Module, args: tuple, kwargs: dict):
+        current = self._passes.get(threading.get_ident())
+        if current is None:
+            return None
+        hidden, args = (args[0], args[1:]) if args else (kwargs.pop("hidden_states"), ())
+        reduced = current.enter(layer, hidden, kwargs)
+        self.columns = current.places
+        if current.compaction is not None:
+            self.last = current.compaction.reductions[:: copies_of_rows(len(hidden))]
+            self.report = self._measured(current, hidden, reduced, kwargs.get("past_key_values")), current.stopwatch
+        return None if current.mask is None else ((reduced, *args), current.replaced(kwargs))
+
+    @torch.compiler.disable
+    def _before_later_layer(self, layer: nn.Module, args: tuple, kwargs: dict):
+        current = self._passes.get(threading.get_ident())
+        return None if current is None or current.mask is None else (args, current.replaced(kwargs))
+
+    def _kept_around(self, core: nn.Module, given: dict) -> int | Tensor | None:
+        """The `logits_to_keep` of a head that has no hooks, since only its core was given to `pact_ext.apply`."""
+        around = call_around(core)
+        _refuse_labels(around)
+        kept = around.get("logits_to_keep")
+        if isinstance(kept, Tensor) and brings_images(self.plan.family, given):
+            raise RuntimeError(
+                "pact_ext: logits_to_keep holds indices, which have to be rewritten for a reduced model's head; give "
+                "pact_ext.apply the whole model, not its core"
+            )
+        return kept
+
+    def _measured(self, current: Pass, hidden: Tensor, reduced: Tensor, cache) -> Report:
+        (rows, tokens_in), tokens_out = hidden.shape[:2], reduced.shape[1]
+        decoder, layer = self.plan.family.decoder(current.core), self.plan.config.layer
+        layers = len(decoder.layers)
+        column_bytes = 0 if cache is None else rows * self.plan.family.column_bytes(decoder.config, hidden.dtype)
+        gone = 0 if cache is None or is_preallocated(cache) else (layers - layer) * (tokens_in - tokens_out)
+        return Report(
+            visual_in=[0 if row is None else row.n_in for row in self.last],
+            visual_out=[0 if row is None else row.n_out for row in self.last],
+            tokens_in=tokens_in,
+            tokens_out=tokens_out,
+            layer=layer,
+            layers=layers,
+            cache_bytes=(layers * tokens_in - gone) * column_bytes,
+            cache_bytes_saved=gone * column_bytes,
+            seconds=None,
+        )
+
+
+def _refuse_labels(given) -> None:
+    if given.get("labels") is not None:
+        raise RuntimeError("pact_ext: labels were given, but a reduced model is for inference: it returns fewer logits")
