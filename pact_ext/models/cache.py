@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import functools
 import weakref
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
@@ -23,18 +24,26 @@ class Columns:
     Attributes:
         owner: the handle whose hooks the cache depends on.
         first: the layer of the reduction.
+        source: ``[B, n]`` int64, the token each column had, counted from the first of its row; 0 for padding.
         log_sizes: ``[B, n]``, log of the size behind each column; -inf for padding.
         removed: how many columns fewer than the layers before `first` have.
         tail: columns after the last reduced one: as many as a crop may take.
         plain: no column is merged or padding, so that attention needs no bias.
+        padded: a call that brought images had padding, some of which may have no column any more.
+        image_at_end: of each row, whether its last token is a visual one; [] where there are none.
+        writing: a call of the owner's model is under way.
     """
 
     owner: weakref.ref
     first: int
+    source: Tensor
     log_sizes: Tensor
     removed: int
     tail: int
     plain: bool
+    padded: bool = False
+    image_at_end: list[bool] = field(default_factory=list)
+    writing: bool = True
 
     @property
     def count(self) -> int:
@@ -45,13 +54,19 @@ class Columns:
         """The tokens behind them."""
         return self.count + self.removed
 
-    def append(self, log_sizes: Tensor, plain: bool, tokens: int, tail: int | None) -> None:
-        """The columns that `tokens` more tokens became; `tail` of them follow the last reduced one, None is all."""
+    def append(self, source: Tensor, log_sizes: Tensor, plain: bool, tokens: int, tail: int | None) -> None:
+        """The columns that `tokens` more tokens became, `source` counted from the first of those; `tail` of them follow
+        the last reduced one, None is all."""
         new = log_sizes.shape[1]
+        self.source = torch.cat([self.source, source + self.seen], dim=1)
         self.log_sizes = torch.cat([self.log_sizes, log_sizes], dim=1)
         self.removed += tokens - new
         self.tail = self.tail + new if tail is None else tail
         self.plain &= plain
+
+    def take(self, chosen: Callable[[Tensor], Tensor]) -> None:
+        """Keep the rows or columns that `chosen` picks."""
+        self.source, self.log_sizes = chosen(self.source), chosen(self.log_sizes)
 
 
 class ReducedCache:
@@ -66,7 +81,14 @@ class ReducedCache:
                 "pact_ext: this cache was reduced by a handle that has been removed, and would be continued without "
                 "proportional attention; start from a new cache, or keep the handle"
             )
+        if not self.columns.writing:
+            raise RuntimeError("pact_ext: this cache was reduced by another model; only that one can continue it")
         return super().update(keys, values, layer_idx, *args, **kwargs)
+
+    def get_mask_sizes(self, query, layer_idx: int) -> tuple[int, int]:
+        """Length and start of a mask over the tokens seen; `query` is their number, or up to transformers 4 their places."""
+        length, start = super().get_mask_sizes(query, layer_idx)
+        return length + (self.columns.removed if layer_idx >= self.columns.first else 0), start
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
         """Tokens seen, as for a sliding window, not columns held: positions go on from it."""
@@ -83,20 +105,20 @@ class ReducedCache:
             )
         if gone > 0:
             super().crop(-gone)
-            self.columns.log_sizes = self.columns.log_sizes[:, :-gone]
+            self.columns.take(lambda x: x[:, :-gone])
             self.columns.tail -= gone
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
         super().reorder_cache(beam_idx)
-        self.columns.log_sizes = self.columns.log_sizes[beam_idx.to(self.columns.log_sizes.device)]
+        self.columns.take(lambda x: x[beam_idx.to(x.device)])
 
     def batch_repeat_interleave(self, repeats: int) -> None:
         super().batch_repeat_interleave(repeats)
-        self.columns.log_sizes = self.columns.log_sizes.repeat_interleave(repeats, dim=0)
+        self.columns.take(lambda x: x.repeat_interleave(repeats, dim=0))
 
     def batch_select_indices(self, indices: Tensor) -> None:
         super().batch_select_indices(indices)
-        self.columns.log_sizes = self.columns.log_sizes[indices]
+        self.columns.take(lambda x: x[indices])
 
     def reset(self) -> None:
         super().reset()

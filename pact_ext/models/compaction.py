@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from ..config import PactConfig
 from ..reduction import Reduction, reduce
 from .cache import pad_left
-from .families import Family, rotate
+from .families import Family
 from .prompt import Prompt
 
 
@@ -50,7 +50,7 @@ def compact(
         hidden: ``[B, q, d]``, input of `layer`.
         cos, sin: what the decoder hands to its layers.
     """
-    cos, sin = (family.rotary(layer, x).to(hidden.device) for x in (cos, sin))
+    cos, sin = cos.to(hidden.device), sin.to(hidden.device)
     rows, reductions = [], []
     for row, groups in enumerate(prompt.visual):
         parts = []
@@ -58,7 +58,7 @@ def compact(
             at = places.to(hidden.device)
             # Under autocast the projections come in another dtype than the hidden states.
             keys, queries = (x.to(hidden.dtype) for x in family.keys_and_queries(layer, hidden[row, at]))
-            turned = rotate(keys, *(x[row if len(x) > 1 else 0, at] for x in (cos, sin)))
+            turned = family.rotated(layer, keys, *(x[..., row if x.shape[-3] > 1 else 0, at, :] for x in (cos, sin)))
             ids = prompt.position_ids_of(row, at)
             parts.append(reduce(hidden[row, at], keys, queries, position_ids=ids, cluster_keys=turned, config=config))
         reductions.append(_joined(parts))

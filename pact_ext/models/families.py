@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from collections import ChainMap
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -83,9 +85,13 @@ class Family:
         head_size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         return 2 * config.num_key_value_heads * head_size * dtype.itemsize
 
-    def rotary(self, layer: nn.Module, embedding: Tensor) -> Tensor:
-        """The cosines, or sines, of every position ``[1 or B, N, dh]``, from what the decoder hands to its layers."""
-        return embedding
+    def rotated(self, layer: nn.Module, keys: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        """The keys ``[n, Hk, dh]`` after rotary embedding, by the layer's own function: halves or neighbours paired, all
+        channels or the first of them. `cos` and `sin` are ``[n, width]`` of what the decoder hands to its layers."""
+        heads = keys.transpose(0, 1)[None]
+        turned, passed = heads[..., : cos.shape[-1]], heads[..., cos.shape[-1] :]
+        _, turned = code_of(layer)["apply_rotary_pos_emb"](turned[:, :0], turned, cos[None], sin[None])
+        return torch.cat([turned, passed], dim=-1)[0].transpose(0, 1)
 
     def images(self, core: nn.Module, given: Mapping, runs: list[int]) -> list[ImageTokens]:
         """The tokens of every image of a call with the arguments `given`, in order.
@@ -96,10 +102,9 @@ class Family:
         raise NotImplementedError
 
 
-def rotate(keys: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotary embedding of ``[n, H, dh]`` by ``[n, dh]``, halves paired as in every family here."""
-    first, second = keys.chunk(2, dim=-1)
-    return keys * cos[:, None] + torch.cat([-second, first], dim=-1) * sin[:, None]
+def code_of(layer: nn.Module) -> Mapping:
+    """What stands in the modules that a decoder layer's attention, and the classes it builds on, were written in."""
+    return ChainMap(*(vars(sys.modules[base.__module__]) for base in type(layer.self_attn).__mro__))
 
 
 class Llava(Family, model_type="llava"):
@@ -175,14 +180,15 @@ class InternVL(Family, model_type="internvl"):
 
 
 class Qwen2VL(Family, model_type="qwen2_vl"):
-    """Qwen2-VL. Up to transformers 4 its decoder hands on the three axes of multimodal RoPE apart."""
+    """Qwen2-VL. Up to transformers 4 its decoder hands on the three axes of multimodal RoPE apart, ``[3, n, dh]``."""
 
-    def rotary(self, layer: nn.Module, embedding: Tensor) -> Tensor:
-        if embedding.ndim == 3:
-            return embedding
-        sections = 2 * list(layer.self_attn.rope_scaling["mrope_section"])
-        parts = embedding.split(sections, dim=-1)
-        return torch.cat([part[axis % 3] for axis, part in enumerate(parts)], dim=-1)
+    def rotated(self, layer: nn.Module, keys: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        if cos.ndim == 2:
+            return super().rotated(layer, keys, cos, sin)
+        turn, sections = code_of(layer)["apply_multimodal_rotary_pos_emb"], layer.self_attn.rope_scaling["mrope_section"]
+        heads = keys.transpose(0, 1)[None]
+        _, turned = turn(heads[:, :0], heads, cos[:, None], sin[:, None], sections)
+        return turned[0].transpose(0, 1)
 
     def images(self, core: nn.Module, given: Mapping, runs: list[int]) -> list[ImageTokens]:
         merge = core.config.vision_config.spatial_merge_size

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from .families import ImageTokens, core_of, family_of
+from .masks import padding
 from .prompt import read
 
 
@@ -45,9 +46,10 @@ def image_grid(model: nn.Module, inputs: Mapping, image: int = 0, row: int = 0) 
     ids = inputs["input_ids"].cpu()
     if not 0 <= row < len(ids):
         raise ValueError(f"pact_ext.image_grid: row must be in 0 to {len(ids) - 1}, got {row}")
+    present = padding(inputs.get("attention_mask"), 0, ids.shape[1])
     shows = [  # of each visual token of each row: whether it belongs to a picture, not a video
         ids[index, torch.cat(groups)] == core.config.image_token_id if groups else torch.zeros(0, dtype=torch.bool)
-        for index, groups in enumerate(read(core, family, inputs, 0, False).visual)
+        for index, groups in enumerate(read(core, family, inputs, present, False).visual)
     ]
     try:
         images = family.images(core, inputs, _runs(ids == core.config.image_token_id))

@@ -21,11 +21,11 @@ from torch import Tensor, nn
 from ..config import PactConfig
 from ..reduction import Reduction
 from .cache import is_preallocated
-from .families import core_of, family_of
 from .forward import Pass, Plan
 from .interface import PREFIX, Switched, choose
 from .prompt import arguments
 from .report import Report, Stopwatch
+from .support import parts_of, route
 
 
 class Handle:
@@ -39,13 +39,10 @@ class Handle:
     """
 
     def __init__(self, model: nn.Module, config: PactConfig, per_image: bool, attention: str) -> None:
-        core = core_of(model)
-        family = family_of(core, "pact_ext.apply")
-        decoder = family.decoder(core)
-        _check_layers(decoder, family.first_layer(core), config.layer)
+        core, family, decoder = parts_of(model, config.layer)
         if any(isinstance(getattr(hook, "__self__", None), Handle) for hook in decoder._forward_pre_hooks.values()):
             raise RuntimeError("pact_ext.apply: this model is reduced already; remove() that handle first")
-        implementation = choose(decoder.config._attn_implementation, attention)
+        implementation = choose(decoder.config._attn_implementation, route(decoder.layers[config.layer], attention))
         fused = implementation.startswith(PREFIX)
 
         self.model, self.config = model, config
@@ -113,11 +110,13 @@ class Handle:
             raise RuntimeError(
                 "pact_ext: input_ids must be given, to tell visual tokens from text; this call has only inputs_embeds"
             )
-        self._passes[threading.get_ident()] = Pass(self._plan, weakref.ref(self), given)
+        self._passes[threading.get_ident()] = current = Pass(self._plan, weakref.ref(self), given)
+        current.begin()
 
     @torch.compiler.disable
     def _after_core(self, module: nn.Module, args: tuple, output) -> None:
-        self._passes.pop(threading.get_ident(), None)
+        if (current := self._passes.pop(threading.get_ident(), None)) is not None:
+            current.end()
 
     @torch.compiler.disable
     def _before_decoder(self, module: nn.Module, args: tuple, kwargs: dict) -> None:
@@ -155,19 +154,4 @@ class Handle:
             cache_bytes=(before + after) * tokens_in * column_bytes - saved,
             cache_bytes_saved=saved,
             seconds=None,
-        )
-
-
-def _check_layers(decoder: nn.Module, first: int, layer: int) -> None:
-    layers = len(decoder.layers)
-    if not first <= layer < layers:
-        why = f"; its layers before {first} add visual features to visual tokens' places" if first else ""
-        raise ValueError(
-            f"pact_ext.apply: config.layer must be in {first} to {layers - 1} for this model, got {layer}{why}"
-        )
-    kinds = getattr(decoder.config, "layer_types", None) or []
-    if any(kind != "full_attention" for kind in kinds[layer:]):
-        raise ValueError(
-            f"pact_ext.apply: layers from {layer} on must have full attention, got {sorted(set(kinds[layer:]))}; "
-            "a window over a shortened sequence would be another one"
         )

@@ -45,14 +45,14 @@ def arguments(forward, args: tuple, kwargs: dict) -> dict:
 _signature = functools.cache(inspect.signature)
 
 
-def read(core: nn.Module, family: Family, given: dict, past: int, per_image: bool) -> Prompt:
-    """The prompt of a call of `core` that brings images, with the arguments `given`, after `past` earlier tokens.
+def read(core: nn.Module, family: Family, given: dict, present: Tensor | None, per_image: bool) -> Prompt:
+    """The prompt of a call of `core` that brings images, with the arguments `given`. Reads the ids from their device.
 
-    Reads the ids and the mask from their device.
+    Args:
+        present: ``[1 or B, q]`` bool, False for padding; None when nothing is.
     """
     ids = given["input_ids"]
     tokens = torch.tensor(family.visual_token_ids(core.config))
-    present = presence(given.get("attention_mask"), past, ids.shape[1])
     visual = torch.isin(ids.cpu(), tokens)
     if present is not None:
         present = present.expand(ids.shape).cpu()
@@ -62,19 +62,6 @@ def read(core: nn.Module, family: Family, given: dict, past: int, per_image: boo
 
 def brings_images(family: Family, given: dict) -> bool:
     return any(_is_given(given.get(name)) for name in family.pixels)
-
-
-def presence(mask, past: int, queries: int) -> Tensor | None:
-    """``[1 or B, queries]`` bool, False for padding, from any mask that a model takes: 2-D, 4-D (`generate` makes those
-    for a static cache), or a dictionary of them by kind of layer. None when there is no mask."""
-    if isinstance(mask, dict):
-        mask = mask.get("full_attention")
-    if not isinstance(mask, Tensor):
-        return None
-    if mask.ndim == 2:
-        return mask[:, -queries:].bool()
-    seen = mask[:, 0, -1, past : past + queries]  # by the last token
-    return seen if seen.dtype == torch.bool else seen >= 0
 
 
 def _groups(visual: Tensor, per_image: bool) -> list[Tensor]:
