@@ -31,7 +31,6 @@ class Columns:
         plain: no column is merged or padding, so that attention needs no bias.
         padded: a call that brought images had padding, some of which may have no column any more.
         image_at_end: of each row, whether its last token is a visual one; [] where there are none.
-        writing: a call of the owner's model is under way.
     """
 
     owner: weakref.ref
@@ -43,7 +42,6 @@ class Columns:
     plain: bool
     padded: bool = False
     image_at_end: list[bool] = field(default_factory=list)
-    writing: bool = True
 
     @property
     def count(self) -> int:
@@ -81,8 +79,6 @@ class ReducedCache:
                 "pact_ext: this cache was reduced by a handle that has been removed, and would be continued without "
                 "proportional attention; start from a new cache, or keep the handle"
             )
-        if not self.columns.writing:
-            raise RuntimeError("pact_ext: this cache was reduced by another model; only that one can continue it")
         return super().update(keys, values, layer_idx, *args, **kwargs)
 
     def get_mask_sizes(self, query, layer_idx: int) -> tuple[int, int]:

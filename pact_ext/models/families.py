@@ -185,7 +185,10 @@ class Qwen2VL(Family, model_type="qwen2_vl"):
     def rotated(self, layer: nn.Module, keys: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         if cos.ndim == 2:
             return super().rotated(layer, keys, cos, sin)
-        turn, sections = code_of(layer)["apply_multimodal_rotary_pos_emb"], layer.self_attn.rope_scaling["mrope_section"]
+        turn, sections = (
+            code_of(layer)["apply_multimodal_rotary_pos_emb"],
+            layer.self_attn.rope_scaling["mrope_section"],
+        )
         heads = keys.transpose(0, 1)[None]
         _, turned = turn(heads[:, :0], heads, cos[:, None], sin[:, None], sections)
         return turned[0].transpose(0, 1)

@@ -48,7 +48,6 @@ class Pass:
         compaction: what this call reduced, None for a call without visual tokens.
         mask: attention's, for the layers from the reduction on; None while nothing is reduced.
         rotary: cosines and sines of the columns that are left, where this call was reduced.
-        columns: the cache's, and those of this call.
         image_at_end: of each row, whether its last token is a visual one; [] where there are none.
         written: the cached columns that this call's tokens become.
         stopwatch: the time of `compaction`.
@@ -61,26 +60,16 @@ class Pass:
     compaction: Compaction | None = None
     mask: KeyBias | Tensor | None = None
     rotary: tuple[Tensor, Tensor] | None = None
-    columns: Columns | None = None
     image_at_end: list[bool] = field(default_factory=list)
     written: range = range(0)
     stopwatch: Stopwatch | None = None
 
     def begin(self) -> None:
-        """Before the model computes anything: the cache must be this handle's, and the mask long enough."""
+        """Before the model computes anything: the mask must be long enough."""
         cache, mask = self.given.get("past_key_values"), self.given.get("attention_mask")
         columns = columns_of(cache)
-        if columns is not None:
-            owner = columns.owner()
-            if owner is not self.owner() and owner is not None and owner.active:
-                raise RuntimeError("pact_ext: this cache was reduced by another handle; only that one can continue it")
-            columns.writing, self.columns = True, columns
-        if isinstance(mask, Tensor) and mask.ndim == 2 and (columns is not None or self._images()):
+        if isinstance(mask, Tensor) and (columns is not None or self._images()):
             check_length(mask, self._seen(columns, cache, layer=0), self.given["input_ids"].shape[1])
-
-    def end(self) -> None:
-        if self.columns is not None:
-            self.columns.writing = False
 
     def enter(self, layer: nn.Module, hidden: Tensor, kwargs: dict) -> Tensor:
         """Input of the reduction layer: reduces it, and prepares the mask and the rotary embedding from there on."""
@@ -94,10 +83,8 @@ class Pass:
             columns = self._compact(layer, hidden, columns, past, kwargs)
         if columns is None:
             return hidden
-        if self.columns is None and cache is not None:
+        if cache is not None and columns_of(cache) is None:
             mark_reduced(cache, columns)
-        self.columns = columns
-
         columns.image_at_end = self.image_at_end
         start, mask = columns.count, kwargs.get("attention_mask")
         if self.compaction is not None:
@@ -129,6 +116,8 @@ class Pass:
         columns = columns_of(cache)
         if columns is None:
             return None
+        if columns.owner() is not self.owner():
+            raise RuntimeError("pact_ext: this cache was reduced by another handle; only that one can continue it")
         # A static cache has its length on the device, and asking would wait for it.
         seen = columns.seen if is_preallocated(cache) else cache.get_seq_length(columns.first)
         if seen != columns.seen:
@@ -153,7 +142,9 @@ class Pass:
         present = padding(mask, past, hidden.shape[1])
         if present is not None:
             present = present.cpu().expand(len(hidden), -1)
-        prompt = read(plan.core, plan.family, self.given, None if present is None else present[:, past:], plan.per_image)
+        prompt = read(
+            plan.core, plan.family, self.given, None if present is None else present[:, past:], plan.per_image
+        )
         if not any(prompt.visual):
             return columns
         self._check_whole(prompt, columns)

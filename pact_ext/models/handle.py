@@ -115,8 +115,7 @@ class Handle:
 
     @torch.compiler.disable
     def _after_core(self, module: nn.Module, args: tuple, output) -> None:
-        if (current := self._passes.pop(threading.get_ident(), None)) is not None:
-            current.end()
+        self._passes.pop(threading.get_ident(), None)
 
     @torch.compiler.disable
     def _before_decoder(self, module: nn.Module, args: tuple, kwargs: dict) -> None:

@@ -33,7 +33,8 @@ def padding(mask: Tensor | None, past: int, queries: int) -> Tensor | None:
     present = visible[:, :1, -1:]  # by the last token
     own = torch.arange(past, tokens, device=mask.device)[:, None]
     wanted = present & (torch.arange(tokens, device=mask.device) <= own)
-    fits = (visible == wanted) | ~wanted.any(-1, keepdim=True)  # what padding before the first token sees, nobody reads
+    # Padding before the first token sees nothing, or all, which keeps old kernels from NaN.
+    fits = (visible == wanted) | ~wanted.any(-1, keepdim=True) & visible.all(-1, keepdim=True)
     if mask.dtype != torch.bool:
         fits &= visible | (mask <= HIDDEN)
     if not fits.all():

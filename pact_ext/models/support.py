@@ -59,7 +59,9 @@ def _check_whole(core: nn.Module, decoder: nn.Module) -> None:
 def _check_number(decoder: nn.Module, first: int, layer: int) -> None:
     layers = len(getattr(decoder, "layers", ()))
     if not layers:
-        raise ValueError(f"pact_ext.apply: a decoder of {type(decoder).__name__} cannot be reduced, for it has no `layers`")
+        raise ValueError(
+            f"pact_ext.apply: a decoder of {type(decoder).__name__} cannot be reduced, for it has no `layers`"
+        )
     if not first <= layer < layers:
         why = f"; its layers before {first} add visual features to visual tokens' places" if first else ""
         raise ValueError(
