@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 from weakref import WeakValueDictionary
 
@@ -28,11 +28,13 @@ class Columns:
     Attributes:
         owner: the name of the hooks that the cache depends on.
         first: the layer of the reduction.
-        source: ``[B, n]`` int64, the token each column had, counted from the first of its row.
+        source: ``[B, n]`` int64, the token each column had, counted from the first of its row; 0 for padding.
         log_sizes: ``[B, n]``, log of the size behind each column; -inf for padding.
         removed: how many columns fewer than the layers before `first` have.
         tail: columns after the last reduced one: as many as a crop may take.
         plain: no column is merged or padding, so that attention needs no bias.
+        padded: a call that brought images had padding, some of which may have no column any more.
+        image_at_end: of each row, whether its last token is a visual one; [] where there are none.
     """
 
     owner: str
@@ -42,6 +44,8 @@ class Columns:
     removed: int
     tail: int
     plain: bool
+    padded: bool = False
+    image_at_end: list[bool] = field(default_factory=list)
 
     @property
     def count(self) -> int:
@@ -96,6 +100,11 @@ class ReducedCache:
         if layer_idx == 0:  # a model's first, so that nothing is written to a cache it cannot continue
             self.columns.check_owner()
         return super().update(keys, values, layer_idx, *args, **kwargs)
+
+    def get_mask_sizes(self, query, layer_idx: int) -> tuple[int, int]:
+        """Length and start of a mask over the tokens seen; `query` is their number, up to transformers 4 their places."""
+        length, start = super().get_mask_sizes(query, layer_idx)
+        return length + (self.columns.removed if layer_idx >= self.columns.first else 0), start
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
         """Tokens seen, as for a sliding window, not columns held: positions go on from it."""

@@ -60,7 +60,13 @@ def compact(
             keys, queries = (x.to(hidden.dtype) for x in family.keys_and_queries(layer, hidden[row, at]))
             turned = family.rotated(layer, keys, *(x[..., row if x.shape[-3] > 1 else 0, at, :] for x in (cos, sin)))
             ids = prompt.position_ids_of(row, at)
-            parts.append(reduce(hidden[row, at], keys, queries, position_ids=ids, cluster_keys=turned, config=config))
+            try:
+                part = reduce(hidden[row, at], keys, queries, position_ids=ids, cluster_keys=turned, config=config)
+            except RuntimeError as error:
+                if keys.isfinite().all():
+                    raise
+                raise RuntimeError(f"pact_ext: the visual tokens of row {row} are not finite: {error}") from error
+            parts.append(part)
         reductions.append(_joined(parts))
         rows.append(_row(prompt, row, hidden[row], reductions[-1]))
 

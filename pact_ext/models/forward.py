@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import operator
+from dataclasses import dataclass, field
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..attention import dense_mask
@@ -14,7 +16,8 @@ from .compaction import Compaction, compact, without_gradient
 from .families import Family
 from .interface import KeyBias
 from .logits import keep_tokens
-from .prompt import brings_images, presence, read
+from .masks import at_columns, check_length, check_not_packed, padding
+from .prompt import Prompt, brings_images, read
 from .report import Stopwatch
 
 
@@ -47,6 +50,7 @@ class Pass:
         compaction: what this call reduced, None for a call without visual tokens.
         mask: attention's, for the layers from the reduction on; None while nothing is reduced.
         rotary: cosines and sines of the columns that are left, where this call was reduced.
+        image_at_end: of each row, whether its last token is a visual one; [] where there are none.
         written: the cached columns that this call's tokens become.
         places: `Columns.places` with those; None while nothing is reduced.
         stopwatch: the time of `compaction`.
@@ -61,38 +65,45 @@ class Pass:
     compaction: Compaction | None = None
     mask: KeyBias | Tensor | None = None
     rotary: tuple[Tensor, Tensor] | None = None
+    image_at_end: list[bool] = field(default_factory=list)
     written: range = range(0)
     places: Tensor | None = None
     stopwatch: Stopwatch | None = None
+
+    def begin(self) -> None:
+        """Before the model computes anything: the mask must be long enough."""
+        cache, mask = self.given.get("past_key_values"), self.given.get("attention_mask")
+        columns = columns_of(cache)
+        if isinstance(mask, Tensor) and (columns is not None or self._images()):
+            check_length(mask, self._seen(columns, cache, layer=0), self.given["input_ids"].shape[1])
 
     def enter(self, layer: nn.Module, hidden: Tensor, kwargs: dict) -> Tensor:
         """Input of the reduction layer: reduces it, and prepares the mask and the rotary embedding from there on."""
         plan, cache = self.plan, kwargs.get("past_key_values")
         columns = self._cached(cache)
-        images = brings_images(plan.family, self.given)
+        images = self._images()
         if columns is None and not images:
             return hidden
-        past, tokens = self._seen(columns, cache), hidden.shape[1]
+        past, tokens = self._seen(columns, cache, plan.config.layer), hidden.shape[1]
         if images:
-            self._compact(layer, hidden, past, kwargs["position_embeddings"])
-        if self.compaction is not None:
-            hidden = without_gradient(hidden, self.compaction.hidden)
-            new, plain, tail = self.compaction.log_sizes, self.compaction.plain, self.compaction.tail
-            source = self.compaction.source
-        elif columns is not None:
-            new, plain = self._unreduced(hidden, past, tokens)
-            source, tail = _all(new), None
-        else:
-            return hidden
+            columns = self._compact(layer, hidden, columns, past, kwargs)
         if columns is None:
-            earlier, earlier_plain = self._unreduced(hidden, 0, past)
-            columns = Columns(self.owner, plan.config.layer, _all(earlier), earlier.to(new), 0, 0, earlier_plain)
-            if cache is not None:
-                mark_reduced(cache, columns)
-        start = columns.count
-        columns.append(source, new, plain, tokens, tail)
+            return hidden
+        if cache is not None and columns_of(cache) is None:
+            mark_reduced(cache, columns)
+        columns.image_at_end = self.image_at_end
+        start, mask = columns.count, kwargs.get("attention_mask")
+        if self.compaction is not None:
+            new, hidden = self.compaction, without_gradient(hidden, self.compaction.hidden)
+            mask = None  # its log sizes say what is padding
+            columns.append(new.source, new.log_sizes, new.plain, tokens, new.tail)
+        else:
+            if mask is None and columns.padded:
+                raise RuntimeError("pact_ext: attention_mask must be given, for the prompt in this cache was padded")
+            source = torch.arange(tokens, device=columns.source.device).expand(len(hidden), -1)
+            columns.append(source, columns.log_sizes.new_zeros(source.shape), True, tokens, None)
         self.written, self.places = range(start, columns.count), columns.places
-        self.mask = self._mask(columns, hidden, cache)
+        self.mask = self._mask(columns, hidden, cache, mask)
         return hidden
 
     def replaced(self, kwargs: dict) -> dict:
@@ -104,6 +115,9 @@ class Pass:
             device = kwargs["cache_position"].device
             kwargs["cache_position"] = torch.arange(self.written.start, self.written.stop, device=device)
         return kwargs
+
+    def _images(self) -> bool:
+        return brings_images(self.plan.family, self.given)
 
     def _cached(self, cache) -> Columns | None:
         columns = columns_of(cache)
@@ -119,48 +133,68 @@ class Pass:
             )
         return columns
 
-    def _seen(self, columns: Columns | None, cache) -> int:
+    def _seen(self, columns: Columns | None, cache, layer: int) -> int:
         """How many tokens came before this call."""
         if columns is not None:
             return columns.seen
-        return 0 if cache is None else int(cache.get_seq_length(self.plan.config.layer))
+        return int(cache.get_seq_length(layer)) if hasattr(cache, "get_seq_length") else 0
 
     @torch.no_grad()
-    def _compact(self, layer: nn.Module, hidden: Tensor, past: int, rotary: tuple[Tensor, Tensor]) -> None:
-        plan = self.plan
-        prompt = read(self.core, plan.family, self.given, past, plan.per_image)
+    def _compact(self, layer: nn.Module, hidden: Tensor, columns: Columns | None, past: int, kwargs: dict):
+        """Reduces the visual tokens, if there are any. Returns the columns of the tokens before this call."""
+        plan, mask, rotary = self.plan, kwargs.get("attention_mask"), kwargs["position_embeddings"]
+        if mask is None and layer.self_attn.config._attn_implementation.endswith("flash_attention_2"):
+            check_not_packed(kwargs.get("position_ids"))
+        present = padding(mask, past, hidden.shape[1])
+        if present is not None:
+            present = present.cpu().expand(len(hidden), -1)
+        prompt = read(
+            self.core, plan.family, self.given, None if present is None else present[:, past:], plan.per_image
+        )
         if not any(prompt.visual):
-            return
+            return columns
+        self._check_whole(prompt, columns)
         prompt.position_ids = self.position_ids
         with Stopwatch(hidden.device) as self.stopwatch:
             self.compaction = compact(prompt, hidden, *rotary, layer, plan.family, plan.config)
             self.rotary = tuple(self.compaction.rotary(x).to(hidden.device) for x in rotary)
         keep_tokens(self.kept, self.compaction, prompt.present, hidden.shape[1])
 
-    def _unreduced(self, hidden: Tensor, past: int, tokens: int) -> tuple[Tensor, bool]:
-        """Log sizes of `tokens` tokens that follow `past` others, and whether none of them can be padding."""
-        log_sizes = hidden.new_zeros(hidden.shape[0], tokens, dtype=torch.promote_types(hidden.dtype, torch.float32))
-        mask = self.given.get("attention_mask")
-        if isinstance(mask, Tensor) and mask.ndim == 2:
-            mask = mask[:, past : past + tokens]
-        present = None if tokens < 2 else presence(mask, past, tokens)
-        if present is None:
-            return log_sizes, True
-        if present.shape[1] != tokens:
-            raise RuntimeError(
-                f"pact_ext: attention_mask must cover the {past} tokens before this call and its {tokens}, got "
-                f"{present.shape[1]} of them"
-            )
-        return log_sizes.masked_fill(~present.to(hidden.device), -torch.inf), False
+        if columns is None:
+            source = torch.arange(past, device=hidden.device).expand(len(hidden), -1)
+            log_sizes = self.compaction.log_sizes.new_zeros(source.shape)
+            columns = Columns(self.owner, plan.config.layer, source, log_sizes, removed=0, tail=0, plain=True)
+        if present is not None and not present.all():
+            hidden_now = ~present.to(columns.source.device).gather(1, columns.source)
+            columns.log_sizes = columns.log_sizes.masked_fill(hidden_now, -torch.inf)
+            columns.plain, columns.padded = False, True
+        return columns
 
-    def _mask(self, columns: Columns, hidden: Tensor, cache) -> KeyBias | Tensor:
-        log_sizes = columns.log_sizes.to(hidden.device)
+    def _check_whole(self, prompt: Prompt, columns: Columns | None) -> None:
+        """`generate` with prefill_chunk_size hands on the part of the features that a piece of the prompt needs."""
+        width = self.given["input_ids"].shape[1]
+        begins = [bool(groups) and int(groups[0][0]) == 0 for groups in prompt.visual]
+        pieces = self.given.get("mm_encoder_outputs") is not None and columns is not None
+        if pieces and any(map(operator.and_, begins, columns.image_at_end)):
+            raise RuntimeError(
+                "pact_ext: an image must come whole in one call, got the rest of one that began in the call before; "
+                "generate without prefill_chunk_size"
+            )
+        self.image_at_end = [bool(groups) and int(groups[-1][-1]) == width - 1 for groups in prompt.visual]
+
+    def _mask(self, columns: Columns, hidden: Tensor, cache, mask: Tensor | None) -> KeyBias | Tensor:
+        """Attention's, from that of the layers before."""
+        log_sizes, source = columns.log_sizes.to(hidden.device), columns.source.to(hidden.device)
+        width = key_width(cache, columns.first, columns.count)
+        if mask is not None:
+            check_length(mask, columns.seen - hidden.shape[1], hidden.shape[1])
+            if mask.ndim == 4:
+                return F.pad(
+                    at_columns(mask, source, log_sizes, hidden.dtype),
+                    (0, width - columns.count),
+                    value=torch.finfo(hidden.dtype).min,
+                )
+            return KeyBias(log_sizes.masked_fill(~mask.bool().gather(1, source), -torch.inf), False)
         if self.plan.fused:
             return KeyBias(log_sizes, columns.plain)
-        width = key_width(cache, columns.first, columns.count)
         return dense_mask(log_sizes, hidden.shape[1], hidden.dtype, width=width)
-
-
-def _all(log_sizes: Tensor) -> Tensor:
-    """The source of columns of which every token has one."""
-    return torch.arange(log_sizes.shape[1], device=log_sizes.device).expand(log_sizes.shape)

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from .families import core_of, family_of
+from .masks import padding
 from .pictures import deal, visual_tokens
 from .prompt import read
 
@@ -57,7 +58,8 @@ def image_grid(model: nn.Module, inputs: Mapping, image: int = 0, row: int = 0) 
         raise ValueError(f"pact_ext.image_grid: image must be {wanted}, got {image}")
     whole = images[sum(map(len, rows[:row])) + image]
     places = rows[row][image][whole.start : whole.start + whole.rows * whole.columns]
-    seen = torch.cat([places[:0], *read(core, family, inputs, 0, False).visual[row]])  # what is reduced: no padding
+    present = padding(inputs.get("attention_mask"), 0, ids.shape[1])
+    seen = torch.cat([places[:0], *read(core, family, inputs, present, False).visual[row]])  # no padding
     if not torch.isin(places, seen).all():
         raise ValueError(
             f"pact_ext.image_grid: attention_mask must show image {image} of row {row}, and hides some of it"

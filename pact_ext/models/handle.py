@@ -10,11 +10,12 @@ from torch import Tensor, nn
 
 from ..config import PactConfig
 from ..reduction import Reduction
-from .families import base_of, core_of, family_of
+from .families import base_of, core_of
 from .forward import Plan
 from .hooks import Hooks
 from .interface import choose, switch_back
 from .report import Report
+from .support import parts_of, route
 
 
 class Handle:
@@ -111,16 +112,13 @@ def attach(model: nn.Module, config: PactConfig, per_image: bool, attention: str
     """`pact_ext.apply`."""
     if not isinstance(per_image, bool):
         raise ValueError(f"pact_ext.apply: per_image must be True or False, got {per_image!r}")
-    core = core_of(model)
-    family = family_of(core, "pact_ext.apply")
-    decoder = family.decoder(core)
-    _check_layers(decoder, family.first_layer(core), config.layer)
+    core, family, decoder = parts_of(model, config.layer)
     if handle_of(model) is not None:
         raise RuntimeError("pact_ext.apply: this model is reduced already; remove() that handle first")
     implementation = decoder.config._attn_implementation
-    route = choose(implementation, attention)
+    chosen = choose(implementation, route(decoder.layers[config.layer], attention))
     head = base_of(model)
-    plan = Plan(family, config, per_image, route == "fused", implementation)
+    plan = Plan(family, config, per_image, chosen == "fused", implementation)
     return Handle(model, Hooks(plan, None if head is core else head, core))
 
 
@@ -134,18 +132,3 @@ def handle_of(model: nn.Module) -> Handle | None:
             known = hooks.handle and hooks.handle()
             return known or Handle(model, hooks)
     return None
-
-
-def _check_layers(decoder: nn.Module, first: int, layer: int) -> None:
-    layers = len(decoder.layers)
-    if not first <= layer < layers:
-        why = f"; its layers before {first} add visual features to visual tokens' places" if first else ""
-        raise ValueError(
-            f"pact_ext.apply: config.layer must be in {first} to {layers - 1} for this model, got {layer}{why}"
-        )
-    kinds = getattr(decoder.config, "layer_types", None) or []
-    if any(kind != "full_attention" for kind in kinds[layer:]):
-        raise ValueError(
-            f"pact_ext.apply: layers from {layer} on must have full attention, got {sorted(set(kinds[layer:]))}; "
-            "a window over a shortened sequence would be another one"
-        )

@@ -144,7 +144,8 @@ class Hooks:
                 "pact_ext: input_ids must be given, to tell visual tokens from text; this call has only inputs_embeds"
             )
         kept = self._kept.get(threading.get_ident()) if self._has_head else self._kept_around(module, given)
-        self._passes[threading.get_ident()] = Pass(self.plan, self.name, module, given, kept)
+        self._passes[threading.get_ident()] = current = Pass(self.plan, self.name, module, given, kept)
+        current.begin()
 
     @torch.compiler.disable
     def _after_core(self, module: nn.Module, args: tuple, output) -> None:

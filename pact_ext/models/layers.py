@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from .. import ops
 from ..config import PactConfig
 from .families import core_of, family_of
+from .masks import padding
 from .prompt import read
 
 
@@ -39,10 +40,11 @@ def layer_distances(model: nn.Module, inputs: Mapping) -> Tensor:
     family = family_of(core, "pact_ext.layer_distances")
     if inputs.get("input_ids") is None:
         raise ValueError(f"pact_ext.layer_distances: inputs must hold input_ids, got {', '.join(inputs)}")
-    rows = [torch.cat(groups) if groups else None for groups in read(core, family, inputs, 0, False).visual]
+    length = inputs["input_ids"].shape[1]
+    present = padding(inputs.get("attention_mask"), 0, length)
+    rows = [torch.cat(groups) if groups else None for groups in read(core, family, inputs, present, False).visual]
     if all(row is None for row in rows):
         raise ValueError("pact_ext.layer_distances: inputs must hold visual tokens, got none")
-    length = inputs["input_ids"].shape[1]
     found = []
 
     def measure(layer: nn.Module, args: tuple, kwargs: dict) -> None:

@@ -6,7 +6,6 @@ import functools
 import inspect
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 
 from .families import Family
@@ -46,13 +45,13 @@ def arguments(forward, args: tuple, kwargs: dict) -> dict:
 _signature = functools.cache(inspect.signature)
 
 
-def read(core: nn.Module, family: Family, given: dict, past: int, per_image: bool) -> Prompt:
-    """The prompt of a call of `core` that brings images, with the arguments `given`, after `past` earlier tokens.
+def read(core: nn.Module, family: Family, given: dict, present: Tensor | None, per_image: bool) -> Prompt:
+    """The prompt of a call of `core` that brings images, with the arguments `given`. Reads the ids from their device.
 
-    Reads the ids and the mask from their device.
+    Args:
+        present: ``[1 or B, q]`` bool, False for padding; None when nothing is.
     """
     ids = given["input_ids"]
-    present = presence(given.get("attention_mask"), past, ids.shape[1])
     if present is not None:
         present = present.expand(ids.shape).cpu()
     if per_image:
@@ -67,19 +66,6 @@ def read(core: nn.Module, family: Family, given: dict, past: int, per_image: boo
 
 def brings_images(family: Family, given: dict) -> bool:
     return any(_is_given(given.get(name)) for name in family.pixels)
-
-
-def presence(mask, past: int, queries: int) -> Tensor | None:
-    """``[1 or B, queries]`` bool, False for padding, from any mask that a model takes: 2-D, 4-D (`generate` makes those
-    for a static cache), or a dictionary of them by kind of layer. None when there is no mask."""
-    if isinstance(mask, dict):
-        mask = mask.get("full_attention")
-    if not isinstance(mask, Tensor):
-        return None
-    if mask.ndim == 2:
-        return mask[:, -queries:].bool()
-    seen = mask[:, 0, -1, past : past + queries]  # by the last token
-    return seen if seen.dtype == torch.bool else seen >= 0
 
 
 def _is_given(value) -> bool:

@@ -248,7 +248,7 @@ def test_a_mask_that_is_too_short():
     with pact_ext.apply(model, CONFIG):
         cache = model(**inputs, use_cache=True).past_key_values
         turn = {"input_ids": torch.tensor([[5, 6, 7]]), "attention_mask": torch.ones(1, 3, dtype=torch.int64)}
-        with pytest.raises(RuntimeError, match="must cover the 69 tokens before this call and its 3, got 0 of them"):
+        with pytest.raises(RuntimeError, match="must be 72 long, for 69 tokens before this call and its 3, got 3"):
             model(**turn, past_key_values=cache)
 
 
