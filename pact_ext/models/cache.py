@@ -102,7 +102,7 @@ class ReducedCache:
         return super().update(keys, values, layer_idx, *args, **kwargs)
 
     def get_mask_sizes(self, query, layer_idx: int) -> tuple[int, int]:
-        """Length and start of a mask over the tokens seen; `query` is their number, up to transformers 4 their places."""
+        """Length and start of a mask over the tokens seen; `query` is how many, up to transformers 4 their places."""
         length, start = super().get_mask_sizes(query, layer_idx)
         return length + (self.columns.removed if layer_idx >= self.columns.first else 0), start
 
