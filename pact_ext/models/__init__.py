@@ -45,11 +45,13 @@ def apply(
 
     Raises:
         ImportError: transformers is missing.
-        ValueError: an unknown family, attention that would drop the sizes, a layer the model cannot be reduced at, or
-            an argument that is none of those above.
-            Calls raise it where `per_image` finds other numbers of tokens than the images have.
+        ValueError: an unknown family, a decoder whose keys are not found as Llama's are, windows from the layer on,
+            attention that would drop the sizes, a layer the model cannot be reduced at, a model in DataParallel or
+            split between ranks, or an argument that is none of those above. Calls raise it where `per_image` finds
+            other numbers of tokens than the images have.
         RuntimeError: the model is reduced already. Calls of the reduced model raise it for labels, training mode,
-            inputs_embeds without input_ids, and a cache that does not fit.
+            inputs_embeds without input_ids, a cache that does not fit, a mask that is not causal but for padding, packed
+            sequences, and an image that comes in pieces.
     """
     config = PactConfig.coerce(config)
     return _handles("apply").attach(model, config, per_image, attention)

@@ -91,9 +91,7 @@ def test_keys_made_in_another_way():
     model = tiny.build("llava")
     projection = model.get_decoder().layers[LAYER].self_attn.k_proj
     pact_ext.apply(model, KEEP).remove()
-    projection.register_forward_hook(
-        lambda module, args, output: output * args[0].shape[0] if args[0].ndim == 3 else -output
-    )
+    projection.register_forward_hook(lambda module, args, output: -output if output.ndim == 3 else output)
     with pytest.raises(
         ValueError, match="a decoder of LlamaDecoderLayer cannot be reduced, for its keys are made in a way"
     ):
