@@ -50,8 +50,8 @@ def apply(
             split between ranks, or an argument that is none of those above. Calls raise it where `per_image` finds
             other numbers of tokens than the images have.
         RuntimeError: the model is reduced already. Calls of the reduced model raise it for labels, training mode,
-            inputs_embeds without input_ids, a cache that does not fit, a mask that is not causal but for padding, packed
-            sequences, and an image that comes in pieces.
+            inputs_embeds without input_ids, a cache that does not fit, a mask that is not causal but for padding,
+            packed sequences, and an image that comes in pieces.
     """
     config = PactConfig.coerce(config)
     return _handles("apply").attach(model, config, per_image, attention)

@@ -1,4 +1,5 @@
-"""What can be reduced and what cannot, decided before the first call."""
+"""What can be reduced and what cannot, decided before the first call: by the parts of the model, and by the keys that a
+layer makes of a few random tokens."""
 
 from __future__ import annotations
 

@@ -71,11 +71,11 @@ def test_layers_from_the_reduction_on_get_no_position_ids():
     """To FlashAttention their gaps would mean several sequences in one row."""
     model = tiny.build("qwen2_vl")
     seen = []
-    for layer in model.get_decoder().layers:
-        layer.self_attn.register_forward_pre_hook(
-            lambda module, args, kwargs: seen.append(kwargs["position_ids"] is None), with_kwargs=True
-        )
     with pact_ext.apply(model, CONFIG):
+        for layer in model.get_decoder().layers:
+            layer.self_attn.register_forward_pre_hook(
+                lambda module, args, kwargs: seen.append(kwargs["position_ids"] is None), with_kwargs=True
+            )
         tiny.generate(model, tiny.inputs(model, 1), 2)
     assert seen == 2 * (LAYER * [False] + (LAYERS - LAYER) * [True])
 
