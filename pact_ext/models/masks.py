@@ -55,11 +55,12 @@ def check_length(mask: Tensor, past: int, queries: int) -> None:
 
 
 def check_not_packed(position_ids: Tensor | None) -> None:
-    """For FlashAttention, which has no mask to tell: it takes one row of ids with a gap for several sequences."""
-    if position_ids is not None and position_ids.shape[0] == 1 and bool((position_ids.diff() != 1).any()):
+    """For FlashAttention, which has no mask to tell: ids of one row that start again are several sequences to it. (Gaps
+    alone it takes for the same, but those are what an axis of multimodal RoPE has.)"""
+    if position_ids is not None and position_ids.shape[0] == 1 and bool((position_ids.diff() < 0).any()):
         raise RuntimeError(
-            "pact_ext: position_ids must ascend by 1 in a call that brings images, got others: FlashAttention takes "
-            "them for packed sequences, which cannot be reduced"
+            "pact_ext: position_ids must not start again in a call that brings images: FlashAttention takes them for "
+            "packed sequences, which cannot be reduced"
         )
 
 

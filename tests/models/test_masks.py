@@ -74,9 +74,9 @@ def test_heads_of_their_own():
 
 def test_positions_that_flash_attention_takes_for_several_sequences():
     masks.check_not_packed(None)
-    masks.check_not_packed(torch.tensor([[4, 5, 6]]))
-    masks.check_not_packed(torch.tensor([[0, 0], [0, 1]]))  # several rows are never packed
-    with pytest.raises(RuntimeError, match="position_ids must ascend by 1"):
+    masks.check_not_packed(torch.tensor([[4, 5, 5, 8]]))
+    masks.check_not_packed(torch.tensor([[1, 0], [0, 1]]))  # several rows are never packed
+    with pytest.raises(RuntimeError, match="position_ids must not start again"):
         masks.check_not_packed(torch.tensor([[0, 1, 0, 1]]))
 
 
