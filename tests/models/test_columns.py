@@ -91,9 +91,9 @@ def test_columns_follow_beams_and_crops():
         assert torch.equal(handle.columns[:, : first.shape[1]], first.repeat_interleave(2, dim=0))
         cache = model(**inputs, use_cache=True).past_key_values
         cache.crop(-2) if tiny.VERSION >= (5, 0) else cache.crop(int(cache.get_seq_length()) - 2)
-        model(input_ids=torch.tensor([[5], [6]]), past_key_values=cache)
-        place = inputs["input_ids"].shape[1] - 2
-        assert torch.equal(handle.columns, torch.cat([first[:, :-2], torch.full((2, 1), place)], dim=1))
+        model(input_ids=torch.tensor([[5, 6, 7], [7, 6, 5]]), past_key_values=cache)
+        end = inputs["input_ids"].shape[1] + 1
+        assert torch.equal(handle.columns, torch.cat([first[:, :-2], torch.arange(end - 3, end).expand(2, -1)], dim=1))
 
 
 # --- Which logits -------------------------------------------------------------------------------------------

@@ -49,13 +49,17 @@ def test_off_is_off_for_one_model_in_one_thread():
     model, other = build("internvl"), tiny.build("llava")
     inputs, others = tiny.inputs(model, 1), tiny.inputs(other, 1)
     got = []
-    with pact_ext.apply(model, CONFIG) as handle, pact_ext.apply(other, CONFIG):
+    with pact_ext.apply(model, CONFIG) as handle, pact_ext.apply(other, CONFIG) as second:
         reduced, counted = model(**inputs).logits, other(**others).logits
         with handle.off():
             thread = threading.Thread(target=lambda: got.append(model(**inputs).logits))
             thread.start()
             thread.join()
             assert model(**inputs).logits.shape[1] > reduced.shape[1]
+            assert torch.equal(other(**others).logits, counted)
+            with second.off():
+                assert model(**inputs).logits.shape[1] > reduced.shape[1]
+                assert other(**others).logits.shape[1] > counted.shape[1]
             assert torch.equal(other(**others).logits, counted)
     assert got[0].shape == reduced.shape
 
