@@ -48,7 +48,7 @@ class Argument(NamedTuple):
 
     def check_number(self, wanted: str, *conditions) -> None:
         if any(map(fails, conditions)):
-            self.fail(f"be {wanted}", self.value)
+            self.fail(f"be {wanted}", self.value if self.name == "num_segments" else float(self.value))
 
     def check_dtype(self, wanted: str, *dtypes: torch.dtype) -> None:
         if self.value is None:

@@ -114,6 +114,12 @@ def test_of_its_own_it_exports_two_c_functions_only():
     assert sorted(s for s in symbols("--defined-only") if "pact" in s) == ["pact_cpu_info", "pact_cpu_use_isa"]
 
 
+def test_no_path_of_the_build_is_inside():
+    library = _library.library_path().read_bytes()
+    assert b"torch/csrc/stable/" in library
+    assert not re.search(rb"/[\w./-]*torch/(csrc|headeronly)/", library)
+
+
 def test_needed_libraries():
     listing = subprocess.run(["readelf", "-d", str(_library.library_path())], capture_output=True, text=True).stdout
     needed = re.findall(r"NEEDED.*\[(.+)\]", listing)

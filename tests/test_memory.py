@@ -33,16 +33,14 @@ def room(threads):
 def test_more_than_any_machine_has(backend):
     """A petabyte, for the outputs or for a copy of the input."""
     wanted = "allocating [2147483647, 131072] of float32"
-    kind, words = (
-        (RuntimeError, "out of memory") if backend.sees_data else (torch.OutOfMemoryError, "CUDA out of memory")
-    )
+    kind, words = (RuntimeError, "") if backend.sees_data else (torch.OutOfMemoryError, "CUDA ")
     x, labels = torch.ones(1, 2**17).to(backend.device), torch.zeros(1, dtype=torch.int64).to(backend.device)
     with pytest.raises(kind) as caught:
         ops.segment_mean(x, labels, 2**31 - 1)
-    assert str(caught.value).startswith(f"pact::segment_mean: {words}, {wanted}")
+    assert str(caught.value).startswith(f"pact::segment_mean: {words}out of memory, {wanted}")
     with pytest.raises(kind) as caught:
         ops.density(x[:, :1].expand(2**31 - 1, 2**17), 2.0)
-    assert str(caught.value).startswith(f"pact::density: {words}, {wanted}")
+    assert str(caught.value).startswith(f"pact::density: {words}out of memory, {wanted}")
 
 
 def test_memory_of_the_work_itself(room):

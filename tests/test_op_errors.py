@@ -59,6 +59,7 @@ BAD = {
         ("keys", torch.ones(1, 1).expand(2**31, 1), "must have fewer than 2^31 rows, got [2147483648, 1]"),
         ("dn", 0.0, "must be > 0 and finite, got 0"),
         ("dn", -0.0001234567, "must be > 0 and finite, got -0.0001234567"),
+        ("dn", -(10**12), "must be > 0 and finite, got -1e+12"),
         ("dn", -NAN, "must be > 0 and finite, got nan"),
         ("dn", math.inf, "must be > 0 and finite, got inf"),
     ],

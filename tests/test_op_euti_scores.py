@@ -95,7 +95,7 @@ def test_same_bits_every_thread_count_and_stride(backend, threads, dtype):
 H, K, Q = torch.ones(4, 6), torch.ones(4, 2, 8), torch.ones(4, 4, 8)
 
 
-@pytest.mark.only_in_data
+@only_in_data
 @pytest.mark.parametrize(
     ("hidden", "keys", "queries", "name"),
     [

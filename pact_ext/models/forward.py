@@ -143,7 +143,7 @@ class Pass:
     def _compact(self, layer: nn.Module, hidden: Tensor, columns: Columns | None, past: int, kwargs: dict):
         """Reduces the visual tokens, if there are any. Returns the columns of the tokens before this call."""
         plan, mask, rotary = self.plan, kwargs.get("attention_mask"), kwargs["position_embeddings"]
-        if mask is None and layer.self_attn.config._attn_implementation.endswith("flash_attention_2"):
+        if mask is None and plan.implementation == "flash_attention_2":
             check_not_packed(kwargs.get("position_ids"))
         present = padding(mask, past, hidden.shape[1])
         if present is not None:
