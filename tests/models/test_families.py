@@ -62,7 +62,7 @@ def test_aya_over_cohere2():
     config.text_config = transformers.Cohere2Config(**text, pad_token_id=tiny.PAD)
     model = transformers.AyaVisionForConditionalGeneration(config).eval()
     inputs = tiny.inputs(model, 2)
-    with pytest.raises(ValueError, match="layers from 2 on must have full attention, got .*'sliding_attention'"):
+    with pytest.raises(ValueError, match="layers from 2 on must have full attention, got .*'sliding_window=8'"):
         pact_ext.apply(model, PactConfig(layer=2))
     keys = model(**inputs, use_cache=True).past_key_values.layers[3].keys
     layer, family, seen = tiny.decoder(model).layers[3], FAMILIES["aya_vision"], []

@@ -12,7 +12,7 @@ pytest.importorskip("transformers", minversion="4.57", reason="the tests of mode
 import transformers
 
 import pact_ext
-from models import tiny
+from models import configurations, tiny
 from pact_ext import PactConfig
 
 LAYER = 2
@@ -22,11 +22,11 @@ KEEP = PactConfig(layer=LAYER, cluster=False, prune_ratio=0.0)
 @functools.cache
 def llava_over(decoder: str, **options) -> torch.nn.Module:
     """LLaVA with another language model."""
-    config = tiny._configuration("llava", 4)
+    config = configurations.configuration("llava", 4)
     text = {**config.text_config.to_dict(), "num_key_value_heads": 2, **options}
     for name in ("model_type", "layer_types", "rope_parameters", "rope_scaling", "head_dim"):
         text.pop(name, None)
-    config.text_config = transformers.AutoConfig.for_model(decoder, **text, head_dim=tiny.HEAD_SIZE)
+    config.text_config = transformers.AutoConfig.for_model(decoder, **text, head_dim=configurations.HEAD_SIZE)
     model = transformers.LlavaForConditionalGeneration._from_config(config, attn_implementation="sdpa").double().eval()
     with torch.no_grad():
         for name, parameter in model.named_parameters():
