@@ -39,15 +39,18 @@ bench: $(VENV)/built
 	$(BIN)/python -m bench $(ARGS)
 
 # Python itself is not instrumented, so the runtime is preloaded; leak checking would only report the interpreter.
-SANITIZED = LD_PRELOAD="$$($${CXX:-c++} -print-file-name=libasan.so) $$($${CXX:-c++} -print-file-name=libubsan.so)" \
+SANITIZED_PYTHON = LD_PRELOAD="$$($${CXX:-c++} -print-file-name=libasan.so) $$($${CXX:-c++} -print-file-name=libubsan.so)" \
 	ASAN_OPTIONS=detect_leaks=0:verify_asan_link_order=0 UBSAN_OPTIONS=print_stacktrace=1 \
-	$(BIN)/python -m pytest -p no:cacheprovider
+	$(BIN)/python
+SANITIZED = $(SANITIZED_PYTHON) -m pytest -p no:cacheprovider
 
-# The operators on the CPU, then the CUDA kernels in the emulator; the few largest cases there would take minutes.
+# The operators on the CPU, then the CUDA operators and their kernels in the emulator; the few largest cases there would
+# take minutes.
 sanitize: $(VENV)/built
 	PACT_SANITIZE=address,undefined $(BIN)/python setup.py -q build_ext
 	PACT_LIBRARY_DIR=build/sanitize $(SANITIZED) $(OPERATOR_TESTS) $(ARGS)
-	$(BIN)/python tests/emulator/build.py --sanitize
+	PACT_SANITIZE=1 PYTHONPATH=tests $(BIN)/python -m emulator
+	PACT_SANITIZE=1 $(SANITIZED_PYTHON) tests/small_cases.py
 	PACT_SANITIZE=1 $(SANITIZED) $(KERNEL_TESTS) -k "not 1040 and not 1048 and not circle and not 8290 and not 8300" $(ARGS)
 
 lint: $(VENV)/tools

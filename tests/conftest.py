@@ -29,8 +29,8 @@ BACKENDS = [Backend(f"cpu-{isa}", "cpu") for isa in _library.cpu_info()["isa_usa
 if _library.cuda_loadable() and torch.cuda.is_available():
     BACKENDS.append(Backend("cuda", "cuda"))
 elif not os.environ.get("LD_PRELOAD"):
-    # Without a card, the CUDA operators on host memory, their kernels run by the emulator; but not where a sanitizer's
-    # runtime is preloaded, which the fibres of this build do not announce themselves to.
+    # Without a card, the CUDA operators on host memory, their kernels run by the emulator. Under a sanitizer that would
+    # take many minutes: small_cases.py is for it.
     BACKENDS.append(Backend("emulated", "cpu"))
 
 

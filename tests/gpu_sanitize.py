@@ -20,38 +20,15 @@ TOOLS = {
     "synccheck": [],
     "initcheck": [],
 }
-# (n, dk, d): one token; a tile's edges; an odd width, padded inside; several tiles in both directions.
-SIZES = [(1, 8, 8), (65, 33, 31), (128, 64, 64), (300, 72, 257)]
 
 
 def cases() -> int:
-    """Every operator, dtype and size; returns how many calls."""
+    """Runs them; returns how many calls."""
+    import small_cases
     import torch
 
-    from pact_ext import ops
-
-    torch.manual_seed(0)
-    count = 0
-    for dtype in (torch.float32, torch.float16, torch.bfloat16):
-        for n, dk, d in SIZES:
-            on_host = [torch.randn(n, d), torch.randn(n, 1, dk), torch.randn(n, 2, dk), torch.randn(n // 4 + 1, dk)]
-            on_host[3] = on_host[3].repeat(5, 1)[:n] + 0.4 * torch.randn(n, dk)
-            hidden, keys, queries, near = (t.to(dtype).cuda() for t in on_host)
-            centers = torch.arange(0, n, 3).flip(0).cuda()
-            labels = (torch.arange(n) % 7 - 1).cuda()
-            ops.euti_scores(hidden, keys, queries)
-            ops.density(near, 2.0)
-            ops.density(near, 2.0, gaussian=True)
-            ops.max_distance(near)
-            ops.assign(near, centers, 0.3)
-            ops.segment_mean(hidden, labels, 6)
-            for dc in (0.0, 0.3, 2.0):
-                ops.dbdpc(near, dc, 2.0)
-            for prune_ratio in (0.0, 0.5, 1.0):
-                ops.reduce(hidden, keys, queries, near, prune_ratio, 0.3, 2.0, 1.5)
-            ops.reduce(hidden, keys, queries, near, 0.5, 0.3, 2.0, 0.0, scores=torch.arange(float(n)).cuda())
-            torch.cuda.synchronize()
-            count += 13
+    count = small_cases.run("cuda")
+    torch.cuda.synchronize()
     return count
 
 

@@ -133,6 +133,19 @@ def test_the_wheel_says_which_cuda_it_is_for(built, tmp_path):
         assert {"pact_ext/libpact_cpu.so", "pact_ext/libpact_cuda.so"} <= set(archive.namelist())
 
 
+def test_relaxed_accesses_are_made_each_time(tmp_path):
+    """The emulator sees to it that kernels use them; here is what nvcc makes of them: neither moved nor merged."""
+    probe = tmp_path / "probe.cu"
+    probe.write_text("""#include "device/platform.cuh"
+    __global__ void probe(const unsigned long long* flag, int* done) {
+      while (!pact::device::load_relaxed(flag)) pact::device::store_relaxed(done, 1);
+    }""")
+    command = ["nvcc", "-std=c++17", "-ptx", "-arch=sm_90", f"-I{ROOT / 'csrc' / 'cuda'}", str(probe), "-o", "-"]
+    ptx = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert set(re.findall(r"\b(ld|st)\.volatile\.global", ptx)) == {"ld", "st"}
+    assert not re.search(r"\b(ld|st)\.global", ptx)
+
+
 # --- Registers, spills, stack, shared memory ----------------------------------------------------------------------
 
 TABLE = json.loads(kernel_resources.TABLE.read_text()) if kernel_resources.TABLE.exists() else {"kernels": {}}

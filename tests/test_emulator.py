@@ -9,7 +9,7 @@ from emulator import build
 
 SEEDS = range(6)
 
-# What each wrong kernel must be told, whatever the order of its threads. None: some order gives a wrong result.
+# What each wrong kernel must be told, whatever the order of its threads and blocks.
 MISTAKES = {
     "reverse: no barrier before the read": "shared memory race|unwritten shared memory",
     "reverse: no barrier before the write": "shared memory race",
@@ -24,7 +24,10 @@ MISTAKES = {
     "pipeline: no wait": "async copy in flight",
     "pipeline: wait too short": "async copy in flight",
     "chain: waits in a circle": "step limit",
-    "count: no grid barrier": None,
+    "scratch: no barrier before the read": "global memory race",
+    "chain: a plain look": "global memory race",
+    "count: a plain addition": "global memory race",
+    "largest: a plain read before": "global memory race",
 }
 
 
@@ -45,15 +48,13 @@ def test_right_kernels_pass(dev, name):
         assert dev.self_test(name, seed), f"seed {seed}"
 
 
-@pytest.mark.parametrize("name", [name for name, said in MISTAKES.items() if said])
+@pytest.mark.parametrize("name", MISTAKES)
 def test_mistakes_are_named(dev, name):
-    for seed in SEEDS if "circle" not in name else [0]:
+    if build.SANITIZED and MISTAKES[name] == "global memory race":
+        pytest.skip("the sanitizers' build does not see global memory's races")
+    for seed in SEEDS:
         with pytest.raises(RuntimeError, match=MISTAKES[name]):
             dev.self_test(name, seed)
-
-
-def test_a_missing_grid_barrier_shows_in_some_order(dev):
-    assert not all(dev.self_test("count: no grid barrier", seed) for seed in SEEDS)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

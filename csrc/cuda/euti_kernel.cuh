@@ -102,7 +102,7 @@ __global__ void __launch_bounds__(kEutiWarps * 32, 4)
       bool found = !(length <= kLargestNorm);
       for (int k = lane; k < shape.key_heads * shape.head_size; k += 32)
         found = found || !is_finite(device::to_float(row[k]));
-      if (found) *bad = 1;
+      if (found) device::store_relaxed(bad, 1);
     }
   }
   __syncthreads();

@@ -56,7 +56,7 @@ __global__ void __launch_bounds__(kQuerySumThreads, 6)
   if (finite || !bad) return;
   for (int64_t i = begin; i < end; ++i)
     for (int e = 0; e < valid; ++e)
-      if (!is_finite(device::to_float(from[i * stride + e]))) *bad = 1;
+      if (!is_finite(device::to_float(from[i * stride + e]))) device::store_relaxed(bad, 1);
 }
 
 // A warp takes every kQueryMeanWarps-th chunk of 32 columns.

@@ -86,7 +86,7 @@ __global__ void __launch_bounds__(kRowThreads)
 #pragma unroll
     for (int e = 0; e < device::kPerVector<T>; ++e) largest = max(largest, magnitude_bits(vector.at[e]));
   });
-  if (__any_sync(device::kAllLanes, largest >= kInfinityBits) && device::lane_id() == 0) *bad = 1;
+  if (__any_sync(device::kAllLanes, largest >= kInfinityBits) && device::lane_id() == 0) device::store_relaxed(bad, 1);
 }
 
 // 1 / sqrt(square), 0 for 0; NaN for NaN and for Inf, which only a row with NaN or Inf has.
@@ -139,7 +139,7 @@ __global__ void __launch_bounds__(kNormThreads)
       }
     }
   }
-  if (bad && nonfinite) *bad = 1;
+  if (bad && nonfinite) device::store_relaxed(bad, 1);
   if (in_group != group / 2) return;  // who holds the diagonal
   const float* squares = kFold ? upper_total : upper;
   if (valid[0]) inv_norm[first + group] = inverse_norm(group % 2 ? squares[1] : squares[0]);
@@ -168,7 +168,7 @@ __global__ void __launch_bounds__(kNormThreads)
       sum = 0;
     }
   }
-  if (bad && nonfinite) *bad = 1;
+  if (bad && nonfinite) device::store_relaxed(bad, 1);
   inv_norm[i] = inverse_norm(total);
 }
 

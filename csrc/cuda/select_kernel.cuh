@@ -19,10 +19,6 @@ constexpr unsigned kCompactSharedBytes = TileScan<int>::kSharedBytes;
 
 using SelectState = unsigned long long;
 
-__device__ inline SelectState load_state(const SelectState* state) {
-  return *static_cast<const volatile SelectState*>(state);
-}
-
 // `word`: each lane's 32 neighbours, those of lane 0 beginning at token 32 * first_word. Leaves those whose rank is
 // below `rank_limit`. The warp takes one word at a time, so that ranks are read 32 in a row.
 __device__ inline uint32_t keep_outranking(uint32_t word, int first_word, const int* __restrict__ rank, int n,
@@ -48,7 +44,7 @@ __device__ inline bool wins(const uint32_t* __restrict__ row, int used_words, co
   for (int base = 0; base < used_words; base += 32) {
     const int w = base + lane;
     const uint32_t word = w < used_words ? row[w] : 0;
-    if (__any_sync(device::kAllLanes, word && (word & uint32_t(load_state(state + w) >> 32)))) return false;
+    if (__any_sync(device::kAllLanes, word && (word & uint32_t(device::load_relaxed(state + w) >> 32)))) return false;
   }
   uint32_t pending[kPendingWords];
 #pragma unroll
@@ -61,7 +57,7 @@ __device__ inline bool wins(const uint32_t* __restrict__ row, int used_words, co
 #pragma unroll
     for (int k = 0; k < kPendingWords; ++k) {
       if (!pending[k]) continue;
-      const SelectState now = load_state(state + k * 32 + lane);
+      const SelectState now = device::load_relaxed(state + k * 32 + lane);
       covered = covered || (pending[k] & uint32_t(now >> 32));
       pending[k] &= ~uint32_t(now);
       blocked = blocked || pending[k];
@@ -69,7 +65,7 @@ __device__ inline bool wins(const uint32_t* __restrict__ row, int used_words, co
     for (int base = kPendingWords * 32; base < used_words; base += 32) {
       const int w = base + lane;
       uint32_t word = w < used_words ? row[w] : 0;
-      const SelectState now = word ? load_state(state + w) : 0;
+      const SelectState now = word ? device::load_relaxed(state + w) : 0;
       covered = covered || (word & uint32_t(now >> 32));
       word = keep_outranking(word & ~uint32_t(now), base, rank, n, own_rank);
       blocked = blocked || word;

@@ -39,7 +39,7 @@ __global__ void __launch_bounds__(kSplitThreads, 1)
     keys[k] = i < n ? order_key(score) : 0;
   }
   for (int64_t i = kKeys * threads + threadIdx.x; i < n; i += threads) finite = finite && is_finite(scores[i]);
-  if (bad && !finite) *bad = 1;
+  if (bad && !finite) device::store_relaxed(bad, 1);
 
   // The largest threshold that at least m keys reach.
   uint32_t threshold = 0;

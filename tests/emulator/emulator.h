@@ -10,10 +10,10 @@
 //   }
 //   emulator::launch(reverse_kernel<float>, grid, block, shared_bytes, seed, /*concurrent=*/false, in, out, n);
 //
-// Dependency-driven kernels (launched concurrent): while (!device::load_acquire(flag)) device::spin_pause();
-// cooperative ones: device::grid_sync(). What a launch throws starts with the name of the mistake: "divergent
-// barrier", "divergent collective", "deadlock", "step limit", "shared memory race", "shared memory out of bounds",
-// "unwritten shared memory", "async copy in flight", "misaligned". Collectives want every lane of their mask alive.
+// Kernels whose blocks wait for each other are launched concurrent: while (!device::load_relaxed(flag))
+// device::spin_pause(). What a launch throws starts with the name of the mistake: "divergent barrier", "divergent
+// collective", "deadlock", "step limit", "shared memory race", "shared memory out of bounds", "unwritten shared
+// memory", "async copy in flight", "misaligned", "global memory race". Collectives want every lane of their mask alive.
 #pragma once
 
 #include "engine.h"

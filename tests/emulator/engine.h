@@ -1,15 +1,13 @@
 // The scheduler: threads of a grid as fibres in an order drawn from a seed, barriers, warp collectives, launches.
+//
+// What the sources beside this header do is no part of a kernel: they are compiled once, and without the
+// instrumentation that shows a kernel's own accesses (global_memory.cpp).
 #pragma once
 
-#include <algorithm>
-#include <cstdarg>
 #include <cstdint>
-#include <cstdio>
-#include <cstring>
 #include <functional>
 #include <memory>
 #include <random>
-#include <stdexcept>
 #include <string>
 #include <vector>
 
@@ -22,10 +20,15 @@ struct dim3 {
   unsigned x, y, z;
   constexpr dim3(unsigned x = 1, unsigned y = 1, unsigned z = 1) : x(x), y(y), z(z) {}
 };
-inline uint3 threadIdx, blockIdx;
-inline dim3 blockDim, gridDim;
 
 namespace emulator {
+
+// Where the thread that runs stands: in one place, so that a look at it is easily told from one at global memory.
+struct Place {
+  uint3 thread, block;
+  dim3 block_size, grid;
+};
+inline Place place;
 
 struct Block;
 
@@ -57,148 +60,71 @@ struct Thread {
   int committed = 0;  // async copy groups
 };
 
-struct Granule;  // shared_memory.h
+struct Warp {
+  unsigned waiting = 0, exited = 0;  // lanes
+  unsigned time = 0;                 // __syncwarps so far
+};
+
+struct Granule;  // shared_memory.cpp
 
 struct Block {
+  Block(unsigned number, uint3 index, dim3 size, unsigned shared_bytes);
+  ~Block();
+
+  unsigned number;  // of all blocks ever launched
   uint3 index;
   std::vector<Thread> threads;
-  std::vector<unsigned> warp_time;  // __syncwarps so far, per warp
+  std::vector<Warp> warps;
   int at_barrier = 0, barrier_line = 0, exited = 0;
   unsigned epoch = 1;  // barriers so far
   std::unique_ptr<unsigned char[]> storage;
   unsigned char* shared = nullptr;
-  unsigned shared_bytes = 0;
+  unsigned shared_bytes;
   std::vector<Granule> granules;
-  Block();
-  ~Block();
 };
 
 class Engine {
  public:
   Thread* current = nullptr;
+  bool watching = false;             // whether what runs is a kernel's own code
+  uint64_t step_limit = 50'000'000;  // of a launch whose threads wait for each other in a circle
+  unsigned first_block = 1;          // number of the launch's block (0, 0, 0)
 
   // Ends the launch with an error that names what went wrong.
-  [[noreturn]] __attribute__((format(printf, 3, 4))) void fail(const char* name, const char* format, ...) {
-    char text[512], where[160];
-    va_list args;
-    va_start(args, format);
-    vsnprintf(text, sizeof text, format, args);
-    va_end(args);
-    const uint3 b = current->block->index, t = current->index;
-    snprintf(where, sizeof where, " [block (%u, %u, %u), thread (%u, %u, %u)]", b.x, b.y, b.z, t.x, t.y, t.z);
-    error_ = std::string(name) + ": " + text + where;
-    current->context.switch_to(scheduler_, true);
-    __builtin_unreachable();
-  }
+  [[noreturn]] __attribute__((format(printf, 3, 4))) void fail(const char* name, const char* format, ...);
 
   // Gives way to the others; the thread stays runnable.
-  void yield() {
-    make_ready(current);
-    spun_ = true;
-    leave();
-  }
+  void yield();
 
   // Gives way now and then, so that threads interleave between memory operations that others may see.
-  void maybe_yield() {
-    if (random() % 8 == 0) yield();
-  }
+  void maybe_yield();
 
-  void barrier(const char* name, int line, bool whole_grid) {
-    Thread& self = *current;
-    self.waits_at = name;
-    self.line = line;
-    Block& block = *self.block;
-    if (block.at_barrier == 0) block.barrier_line = line;
-    if (block.barrier_line != line)
-      fail("divergent barrier", "%s at line %d while others wait at line %d", name, line, block.barrier_line);
-    if (block.exited) fail("divergent barrier", "%s, and %d threads have exited", name, block.exited);
-    ++block.at_barrier;
-    bool complete = block.at_barrier == int(block.threads.size());
-    if (whole_grid)
-      for (const auto& other : blocks_) complete = complete && other->at_barrier == int(other->threads.size());
-    if (!complete) return leave();
-    for (const auto& other : blocks_)
-      if (whole_grid || other.get() == &block) release(*other);
-    leave();
-  }
+  void barrier(const char* name, int line);
 
   // Meets the lanes of `mask` in one operation. The last to come runs combine(slots of the lanes, mask). Shuffles,
   // votes and the like order no memory accesses, __syncwarp does.
   template <typename Slot, typename Combine>
   void collective(const char* name, unsigned mask, Slot& slot, const Combine& combine, bool orders_memory = false) {
-    Thread& self = *current;
-    Thread* warp = self.block->threads.data() + self.warp * 32;
-    const int lanes = std::min<int>(32, int(self.block->threads.size()) - self.warp * 32);
-    if (lanes < 32) mask &= (1u << lanes) - 1;
-    if (!(mask >> self.lane & 1))
-      fail("divergent collective", "%s with mask %08x, which leaves out its own lane %d", name, mask, self.lane);
-    self.waits_at = name;
-    self.mask = mask;
-    self.slot = &slot;
-    bool complete = true;
-    for (int l = 0; l < lanes; ++l) {
-      if (!(mask >> l & 1)) continue;
-      if (warp[l].done) fail("divergent collective", "%s wants lane %d, which has exited", name, l);
-      if (!warp[l].slot)
-        complete = false;
-      else if (warp[l].mask != mask || strcmp(warp[l].waits_at, name) != 0)
-        fail("divergent collective", "%s (mask %08x) while lane %d is in %s (mask %08x)", name, mask, l,
-             warp[l].waits_at, warp[l].mask);
-    }
-    if (!complete) return leave();
-
-    Slot* slots[32] = {};
-    for (int l = 0; l < lanes; ++l)
-      if (mask >> l & 1) slots[l] = static_cast<Slot*>(warp[l].slot);
-    combine(slots, mask);
-    if (orders_memory) meet(warp, mask);
-    for (int l = 0; l < lanes; ++l) {
-      if (!(mask >> l & 1)) continue;
-      warp[l].waits_at = nullptr;
-      warp[l].slot = nullptr;
-      if (&warp[l] != &self) make_ready(&warp[l]);
-    }
-    if (random() % 2) {  // the last to come is not always the first to go on
-      make_ready(&self);
-      leave();
-    }
+    const auto typed = [](void* const* slots, unsigned came, const void* combine) {
+      Slot* of_lane[32];
+      for (int l = 0; l < 32; ++l) of_lane[l] = static_cast<Slot*>(slots[l]);
+      (*static_cast<const Combine*>(combine))(of_lane, came);
+    };
+    meet(name, mask, &slot, typed, &combine, orders_memory);
   }
 
   void run(dim3 grid, dim3 block, unsigned shared_bytes, uint64_t seed, bool concurrent, std::function<void()> body);
 
  private:
-  static constexpr uint64_t kStepLimit = 50'000'000;
-
   unsigned random() { return unsigned(generator_() >> 16); }
   void make_ready(Thread* thread) { ready_.push_back(thread); }
   void leave() { current->context.switch_to(scheduler_); }
 
-  void release(Block& block) {
-    ++block.epoch;
-    block.at_barrier = 0;
-    for (Thread& thread : block.threads) {
-      thread.waits_at = nullptr;
-      make_ready(&thread);
-    }
-  }
-
-  static void meet(Thread* warp, unsigned mask) {
-    const unsigned time = ++warp->block->warp_time[warp->warp];
-    unsigned seen[32] = {};
-    for (int l = 0; l < 32; ++l) {
-      if (!(mask >> l & 1)) continue;
-      if (mask != ~0u)
-        for (int u = 0; u < 32; ++u) seen[u] = std::max(seen[u], warp[l].seen[u]);
-      warp[l].stamp = time;
-    }
-    for (int l = 0; l < 32; ++l)
-      if (mask >> l & 1) seen[l] = time;
-    for (int l = 0; l < 32; ++l)
-      if (mask >> l & 1) memcpy(warp[l].seen, seen, sizeof seen);
-  }
+  using Combine = void (*)(void* const* slots, unsigned mask, const void* combine);
+  void meet(const char* name, unsigned mask, void* slot, Combine combine, const void* combine_with, bool orders_memory);
+  static void order_memory(Warp& warp, Thread* lanes, unsigned mask);
 
   static void enter();
-  void add_block(uint3 index, dim3 size, unsigned shared_bytes);
   void run_blocks();
   Thread* next();
   std::string stuck() const;
@@ -213,105 +139,9 @@ class Engine {
   bool depth_first_ = false, spun_ = false;
 };
 
-inline Engine& engine() {
-  static Engine engine;
-  return engine;
-}
-
-inline void Engine::enter() {
-  Engine& e = engine();
-  Thread& self = *e.current;
-  self.context.entered(e.scheduler_);
-  e.body_();
-  self.done = true;
-  Block& block = *self.block;
-  ++block.exited;
-  if (block.at_barrier)
-    e.fail("divergent barrier", "a thread exits while %d others wait in a barrier", block.at_barrier);
-  self.context.switch_to(e.scheduler_, true);
-}
-
-// Random order on even seeds; on odd seeds whoever became runnable last goes on, so that some threads run far ahead.
-inline Thread* Engine::next() {
-  size_t pick = ready_.size() - 1;
-  if (!depth_first_ || spun_ || random() % 8 == 0) pick = random() % ready_.size();
-  spun_ = false;
-  Thread* thread = ready_[pick];
-  ready_[pick] = ready_.back();
-  ready_.pop_back();
-  return thread;
-}
-
-inline std::string Engine::stuck() const {
-  for (const auto& block : blocks_) {
-    for (const Thread& thread : block->threads) {
-      if (!thread.waits_at) continue;
-      char text[256];
-      if (!thread.slot)
-        snprintf(text, sizeof text, "deadlock, divergent barrier: %s at line %d has %d of %zu threads, %d have exited",
-                 thread.waits_at, thread.line, block->at_barrier, block->threads.size(), block->exited);
-      else {
-        unsigned arrived = 0;
-        for (const Thread& other : block->threads)
-          if (other.warp == thread.warp && other.slot) arrived |= 1u << other.lane;
-        snprintf(text, sizeof text, "deadlock, divergent collective: %s wants lanes %08x, only %08x came",
-                 thread.waits_at, thread.mask, arrived);
-      }
-      return text;
-    }
-  }
-  return "deadlock";
-}
-
-inline void Engine::run_blocks() {
-  size_t count = 0, stack = 0, done = 0;
-  for (const auto& block : blocks_) count += block->threads.size();
-  while (stacks_.size() < count) stacks_.push_back(std::make_unique<Stack>());
-  ready_.clear();
-  for (const auto& block : blocks_) {
-    for (Thread& thread : block->threads) {
-      thread.context.start(*stacks_[stack++], &Engine::enter);
-      make_ready(&thread);
-    }
-  }
-  std::shuffle(ready_.begin(), ready_.end(), generator_);
-  for (uint64_t step = 0; done < count && error_.empty(); ++step) {
-    if (ready_.empty())
-      error_ = stuck();
-    else if (step == kStepLimit)
-      error_ = "step limit: livelock, threads keep waiting for each other";
-    else {
-      current = next();
-      threadIdx = current->index;
-      blockIdx = current->block->index;
-      scheduler_.switch_to(current->context);
-      done += current->done;
-    }
-  }
-  blocks_.clear();
-  if (!error_.empty()) throw std::runtime_error(error_);
-}
-
-inline void Engine::run(dim3 grid, dim3 block, unsigned shared_bytes, uint64_t seed, bool concurrent,
-                        std::function<void()> body) {
-  generator_.seed(seed);
-  depth_first_ = seed & 1;
-  body_ = std::move(body);
-  error_.clear();
-  blocks_.clear();
-  gridDim = grid;
-  blockDim = block;
-  std::vector<uint3> order;
-  for (unsigned z = 0; z < grid.z; ++z)
-    for (unsigned y = 0; y < grid.y; ++y)
-      for (unsigned x = 0; x < grid.x; ++x) order.push_back({x, y, z});
-  std::shuffle(order.begin(), order.end(), generator_);
-  for (uint3 index : order) {
-    add_block(index, block, shared_bytes);
-    if (!concurrent) run_blocks();
-  }
-  if (concurrent) run_blocks();
-}
+extern Engine the_engine;
+inline Engine& engine() { return the_engine; }
+int lane();  // of the thread that runs
 
 // Runs kernel(args...) over the grid. `concurrent`: all blocks at once, for kernels whose blocks wait for each other;
 // otherwise one after another, in a shuffled order. Throws std::runtime_error with the name of what went wrong.
@@ -322,3 +152,6 @@ void launch(Kernel* kernel, dim3 grid, dim3 block, unsigned shared_bytes, uint64
 }
 
 }  // namespace emulator
+
+inline constexpr const uint3 &threadIdx = emulator::place.thread, &blockIdx = emulator::place.block;
+inline constexpr const dim3 &blockDim = emulator::place.block_size, &gridDim = emulator::place.grid;

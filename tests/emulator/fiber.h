@@ -88,6 +88,11 @@ class Context {
     arrived();
   }
 
+  // Whether this fibre's stack holds what is pointed at.
+  bool on_stack(const void* pointer) const {
+    return size_t(static_cast<const char*>(pointer) - static_cast<const char*>(bottom_)) < Stack::kBytes;
+  }
+
   // The first thing a new fibre does: `from` is who switched to it.
   void entered([[maybe_unused]] Context& from) {
 #if defined(__SANITIZE_ADDRESS__)

@@ -4,6 +4,8 @@
 #include <cuda_runtime_api.h>  // ours, in this folder
 
 #include <cmath>
+#include <cstring>
+#include <limits>
 
 #include "shared_memory.h"
 
@@ -32,7 +34,7 @@ using std::isfinite, std::isinf, std::isnan;
 
 // --- Barriers and fences ---------------------------------------------------------------------------------------
 
-#define __syncthreads() ::emulator::engine().barrier("__syncthreads", __LINE__, false)
+#define __syncthreads() ::emulator::engine().barrier("__syncthreads", __LINE__)
 inline void __threadfence() { emulator::engine().maybe_yield(); }
 inline void __threadfence_block() { emulator::engine().maybe_yield(); }
 
@@ -60,7 +62,7 @@ struct Shuffle {
 
 template <typename T>
 T shuffle(const char* name, unsigned mask, T value, int source) {
-  Shuffle<T> slot{value, value, engine().current->lane, source};
+  Shuffle<T> slot{value, value, lane(), source};
   engine().collective(name, mask, slot, [name](Shuffle<T>* const* slots, unsigned came) {
     for (int l = 0; l < 32; ++l) {
       if (!(came >> l & 1) || slots[l]->source < 0) continue;
@@ -107,22 +109,22 @@ Fold(R, F) -> Fold<R, F>;
 
 template <typename T>
 T __shfl_sync(unsigned mask, T value, int source, int width = 32) {
-  const int lane = emulator::engine().current->lane;
+  const int lane = emulator::lane();
   return emulator::shuffle("__shfl_sync", mask, value, (lane & -width) + (source & (width - 1)));
 }
 template <typename T>
 T __shfl_up_sync(unsigned mask, T value, unsigned delta, int width = 32) {
-  const int lane = emulator::engine().current->lane, source = lane - int(delta);
+  const int lane = emulator::lane(), source = lane - int(delta);
   return emulator::shuffle("__shfl_up_sync", mask, value, source < (lane & -width) ? -1 : source);
 }
 template <typename T>
 T __shfl_down_sync(unsigned mask, T value, unsigned delta, int width = 32) {
-  const int lane = emulator::engine().current->lane, source = lane + int(delta);
+  const int lane = emulator::lane(), source = lane + int(delta);
   return emulator::shuffle("__shfl_down_sync", mask, value, source >= (lane & -width) + width ? -1 : source);
 }
 template <typename T>
 T __shfl_xor_sync(unsigned mask, T value, int lane_mask, int width = 32) {
-  const int lane = emulator::engine().current->lane, source = lane ^ lane_mask;
+  const int lane = emulator::lane(), source = lane ^ lane_mask;
   return emulator::shuffle("__shfl_xor_sync", mask, value, source >= (lane & -width) + width ? -1 : source);
 }
 inline unsigned __ballot_sync(unsigned mask, int predicate) {
@@ -167,6 +169,8 @@ PACT_REDUCE(__reduce_xor_sync, 0, unsigned(a) ^ unsigned(b))
 #undef PACT_REDUCE
 
 // --- Atomics: on global memory (T*) and on shared memory (&shared[i]) ----------------------------------------------
+// Atomic to the host compiler too, so that global_memory.cpp can tell them from plain accesses. No other thread runs
+// between the two halves of one.
 
 namespace emulator {
 template <typename T>
@@ -189,8 +193,8 @@ using Target = std::remove_reference_t<decltype(atomic_target(std::declval<P>())
     using T = emulator::Target<P>;                                                                                 \
     static_assert(std::is_same_v<T, int> || std::is_same_v<T, unsigned> || std::is_same_v<T, unsigned long long>); \
     T& target = emulator::atomic_target(pointer);                                                                  \
-    const T old = target;                                                                                          \
-    target = T(expression);                                                                                        \
+    const T old = __atomic_load_n(&target, __ATOMIC_RELAXED);                                                      \
+    __atomic_store_n(&target, T(expression), __ATOMIC_RELAXED);                                                    \
     return old;                                                                                                    \
   }
 PACT_ATOMIC(atomicAdd, std::make_unsigned_t<T>(old) + std::make_unsigned_t<T>(value))
@@ -205,8 +209,8 @@ PACT_ATOMIC(atomicExch, value)
 template <typename P>
 emulator::Target<P> atomicCAS(P pointer, emulator::Target<P> compare, emulator::Target<P> value) {
   auto& target = emulator::atomic_target(pointer);
-  const auto old = target;
-  if (old == compare) target = value;
+  const auto old = __atomic_load_n(&target, __ATOMIC_RELAXED);
+  if (old == compare) __atomic_store_n(&target, value, __ATOMIC_RELAXED);
   return old;
 }
 
@@ -285,16 +289,16 @@ namespace pact::device {
 
 // Waiting for another thread: lets others run before the next look.
 inline void spin_pause() { emulator::engine().yield(); }
-inline void grid_sync() { emulator::engine().barrier("grid_sync", 0, true); }
+
 template <typename T>
-T load_acquire(const T* pointer) {
+T load_relaxed(const T* pointer) {
   emulator::engine().maybe_yield();
-  return *pointer;
+  return __atomic_load_n(pointer, __ATOMIC_RELAXED);
 }
 template <typename T>
-void store_release(T* pointer, T value) {
+void store_relaxed(T* pointer, T value) {
   emulator::engine().maybe_yield();
-  *pointer = value;
+  __atomic_store_n(pointer, value, __ATOMIC_RELAXED);
 }
 
 }  // namespace pact::device

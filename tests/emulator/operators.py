@@ -7,33 +7,36 @@ So what is checked is the code that runs on a GPU: checks, workspace, order of t
 
 from __future__ import annotations
 
-import concurrent.futures
-import fcntl
-import os
 import re
-import subprocess
 from functools import cache
 from pathlib import Path
 
 import torch
 
-ROOT = Path(__file__).resolve().parents[2]
-FOLDER = ROOT / "build" / "emulated"
+from . import build as emulator
+
 RUNTIME = Path(__file__).parent / "host_runtime"
 CONCURRENT = ("select_kernel",)  # blocks of these wait for each other
 
 # What the torch side says of a device, and what it says here.
 WORDS = {
-    "op_support.h": {"torch::stable::accelerator::DeviceGuard guard_;": "int guard_;"},
+    "op_support.h": {
+        "torch::stable::accelerator::DeviceGuard guard_;": "int guard_;",
+        # What lies between the slots of a workspace is out of bounds (gaps.h).
+        "#pragma once": '#pragma once\n#include "gaps.h"',
+        "bytes_ += (size_t(count) * sizeof(T) + kAlignment - 1) / kAlignment * kAlignment": "bytes_ = gaps_.after("
+        "bytes_ + size_t(count) * sizeof(T), kAlignment)",
+        "(owner_->mutable_data_ptr());": "(owner_->mutable_data_ptr()); gaps_.guard(base_);",
+        "char* base_ = nullptr;": "char* base_ = nullptr; emulator::Gaps gaps_;",
+    },
     "op_support.cpp": {
         "device_(DeviceType::CUDA, input.get_device_index())": "device_(DeviceType::CPU)",
         "TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(input.get_device_index(), &stream));": "",
         "torch::stable::Device(DeviceType::CPU),": "torch::stable::Device(DeviceType::CPU), false && ",
     },
 }
-FLAGS = ["-std=c++17", "-O2", "-fPIC", "-fvisibility=hidden", "-ffp-contract=off", "-w", "-DPACT_EMULATED"]
-FLAGS += ["-DTORCH_TARGET_VERSION=0x020a000000000000", '-DPACT_CUDA_ARCHS="emulated"', '-DPACT_VERSION="0"']
-FLAGS += ['-DPACT_NVCC_VERSION="0"']
+DEFINITIONS = ["-DTORCH_TARGET_VERSION=0x020a000000000000", '-DPACT_CUDA_ARCHS="emulated"', '-DPACT_VERSION="0"']
+DEFINITIONS += ['-DPACT_NVCC_VERSION="0"']
 
 
 def rewrite_launches(text: str) -> str:
@@ -60,11 +63,12 @@ def rewrite_launches(text: str) -> str:
     return text
 
 
-def translate() -> list[Path]:
+def translate(folder: Path) -> list[Path]:
     """Write what changed, return the sources to compile."""
     sources = []
-    originals = [p for p in sorted((ROOT / "csrc" / "cuda").rglob("*")) if p.is_file() and p.name != "info.cpp"]
-    originals += [*sorted((ROOT / "csrc").glob("*.h")), ROOT / "csrc" / "ops.cpp"]
+    csrc = emulator.ROOT / "csrc"
+    originals = [p for p in sorted((csrc / "cuda").rglob("*")) if p.is_file() and p.name != "info.cpp"]
+    originals += [*sorted(csrc.glob("*.h")), csrc / "ops.cpp"]
     for original in originals:
         text = original.read_text()
         for word, other in WORDS.get(original.name, {}).items():
@@ -74,7 +78,7 @@ def translate() -> list[Path]:
         text = text.replace("(pact, CUDA, m)", "(pact, CPU, m)").replace("(pact, ", "(pact_emulated, ")
         if "<<<" in text:
             text = '#include "host_launch.h"\n' + rewrite_launches(text)
-        target = FOLDER / original.relative_to(ROOT)
+        target = folder / original.relative_to(emulator.ROOT)
         if target.suffix == ".cu":
             target = target.with_suffix(".cu.cpp")
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -85,52 +89,21 @@ def translate() -> list[Path]:
     return sources
 
 
-def stale(source: Path, depfile: Path, target: Path) -> bool:
-    if not target.exists() or not depfile.exists():
-        return True
-    files = depfile.read_text().replace("\\\n", " ").split(":", 1)[1].split()
-    made = target.stat().st_mtime_ns
-    return any(not os.path.exists(f) or os.stat(f).st_mtime_ns > made for f in (*files, __file__))
-
-
-def run(command: list[str]) -> None:
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise RuntimeError(f"{' '.join(command)}\n{done.stderr}")
-
-
-def build() -> Path:
+def build(sanitize: bool = emulator.SANITIZED) -> Path:
     """Path of the library; only what changed is compiled."""
-    FOLDER.mkdir(parents=True, exist_ok=True)
     torch_folder = Path(torch.__file__).parent
-    includes = [f"-I{RUNTIME}", f"-I{RUNTIME.parent}", "-isystem", f"{torch_folder}/include"]
-    compiler, library = os.environ.get("CXX", "c++"), FOLDER / "libpact_emulated.so"
-    with open(FOLDER / "lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        commands, objects = [], []
-        for source in translate():
-            target = source.with_suffix(".o")
-            depfile = source.with_suffix(".d")
-            objects.append(str(target))
-            if stale(source, depfile, target):
-                commands.append([compiler, *FLAGS, *includes, "-MD", "-MF", str(depfile), "-c", str(source)])
-                commands[-1] += ["-o", str(target)]
-        with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-            list(pool.map(run, commands))
-        if commands or not library.exists():
-            run(
-                [
-                    compiler,
-                    "-shared",
-                    *objects,
-                    f"-L{torch_folder}/lib",
-                    "-ltorch_cpu",
-                    "-Wl,-z,defs",
-                    "-o",
-                    str(library),
-                ]
-            )
-    return library
+    flags = [*emulator.FLAGS, "-O2", "-w", *DEFINITIONS, f"-I{RUNTIME}", f"-I{RUNTIME.parent}"]
+    flags += ["-isystem", f"{torch_folder}/include", *(emulator.SANITIZE if sanitize else [])]
+    kernel_flags = flags if sanitize else [*flags, *emulator.SHOW_ACCESSES]
+    shared = emulator.emulator_objects(sanitize)
+    with emulator.build_folder("emulated", sanitize) as folder:
+        jobs = [
+            (source, source.with_suffix(".o"), kernel_flags if source.name.endswith(".cu.cpp") else flags)
+            for source in translate(folder)
+        ]
+        objects = emulator.compile_objects(jobs)
+        torch_library = [f"-L{torch_folder}/lib", "-ltorch_cpu", *(emulator.SANITIZE if sanitize else ["-Wl,-z,defs"])]
+        return emulator.link([*objects, *shared], folder / "libpact_emulated.so", torch_library)
 
 
 @cache

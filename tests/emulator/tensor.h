@@ -42,31 +42,12 @@ inline float16 from_float<float16>(float x) {
 
 template <typename T>
 void async_copy16(Shared<T> to, const T* from, bool valid = true) {
-  emulator::Engine& e = emulator::engine();
-  emulator::Thread& self = *e.current;
-  if (valid && reinterpret_cast<uintptr_t>(from) % 16)
-    e.fail("misaligned", "async copy from an address that is not a multiple of 16");
-  const unsigned offset = to.vector_offset();
-  emulator::shared_access(self, offset, 16, emulator::Access::kWrite, emulator::Granule::kInFlight);
-  self.copies.push_back({offset, valid ? 16u : 0u, from, self.committed});
+  emulator::async_copy(to.vector_offset(), from, valid);
 }
-inline void async_commit() { ++emulator::engine().current->committed; }
+inline void async_commit() { emulator::async_commit(); }
 template <int kPending>
 void async_wait() {
-  emulator::Thread& self = *emulator::engine().current;
-  size_t kept = 0;
-  for (const emulator::AsyncCopy& copy : self.copies) {
-    if (copy.group >= self.committed - kPending) {
-      self.copies[kept++] = copy;
-      continue;
-    }
-    unsigned char* to = self.block->shared + copy.offset;
-    memset(to, 0, 16);
-    if (copy.bytes) memcpy(to, copy.source, copy.bytes);
-    for (unsigned b = copy.offset / emulator::kGranule; b < (copy.offset + 16) / emulator::kGranule; ++b)
-      emulator::note_write(self, self.block->granules[b], emulator::Granule::kWritten, false);
-  }
-  self.copies.resize(kept);
+  emulator::async_wait(kPending);
 }
 
 inline void whole_warp(const char* name, unsigned came) {
@@ -75,42 +56,25 @@ inline void whole_warp(const char* name, unsigned came) {
 
 // --- Tensor cores --------------------------------------------------------------------------------------------------
 
-// Four (x4) or two (x2) 8 x 8 matrices of 16-bit elements; lane l points at row l % 8 of matrix l / 8.
-template <int kMatrices, bool kTranspose, typename T>
-void ldmatrix(const char* name, uint32_t (&out)[kMatrices], Shared<T> row) {
-  struct Slot {
-    const emulator::Thread* thread;
-    Shared<T> row;
-    uint32_t* out;
-  } slot{emulator::engine().current, row, out};
-  emulator::engine().collective(name, ~0u, slot, [&](Slot* const* slots, unsigned came) {
-    whole_warp(name, came);
-    for (int m = 0; m < kMatrices; ++m) {
-      uint16_t at[8][8];
-      for (int r = 0; r < 8; ++r) {
-        const Slot& source = *slots[m * 8 + r];
-        memcpy(at[r], emulator::shared_access(*source.thread, source.row.vector_offset(), 16, emulator::Access::kRead),
-               16);
-      }
-      for (int l = 0; l < 32; ++l) {
-        const int r = l / 4, c = l % 4 * 2;
-        slots[l]->out[m] =
-            kTranspose ? at[c][r] | uint32_t(at[c + 1][r]) << 16 : at[r][c] | uint32_t(at[r][c + 1]) << 16;
-      }
-    }
-  });
-}
+// Four 8 x 8 matrices of 16-bit elements; lane l points at row l % 8 of matrix l / 8.
 template <typename T>
 void ldmatrix_x4(uint32_t (&out)[4], Shared<T> row) {
-  ldmatrix<4, false>("ldmatrix_x4", out, row);
-}
-template <typename T>
-void ldmatrix_x2(uint32_t (&out)[2], Shared<T> row) {
-  ldmatrix<2, false>("ldmatrix_x2", out, row);
-}
-template <typename T>
-void ldmatrix_x4_trans(uint32_t (&out)[4], Shared<T> row) {
-  ldmatrix<4, true>("ldmatrix_x4_trans", out, row);
+  struct Slot {
+    const emulator::Thread* thread;
+    unsigned row;
+    uint32_t* out;
+  } slot{emulator::engine().current, row.vector_offset(), out};
+  emulator::engine().collective("ldmatrix_x4", ~0u, slot, [](Slot* const* slots, unsigned came) {
+    whole_warp("ldmatrix_x4", came);
+    for (int m = 0; m < 4; ++m) {
+      uint32_t at[8][4];  // pairs of elements
+      for (int r = 0; r < 8; ++r) {
+        const Slot& source = *slots[m * 8 + r];
+        memcpy(at[r], emulator::shared_access(*source.thread, source.row, 16, emulator::Access::kRead), 16);
+      }
+      for (int l = 0; l < 32; ++l) slots[l]->out[m] = at[l / 4][l % 4];
+    }
+  });
 }
 
 template <typename T>

@@ -4,6 +4,7 @@
 #include <functional>
 #include <map>
 #include <string>
+#include <utility>
 
 #include "../../csrc/cuda/device/async_copy.cuh"
 #include "../../csrc/cuda/device/mma.cuh"
@@ -102,31 +103,51 @@ void pipeline_kernel(const int* in, int* out) {
   out[i] = sum;
 }
 
-// Blocks in a chain: each waits for the one before. First: waits for one that never comes.
+// Passes numbers on through global memory, which a barrier orders, too. First: no barrier before the read.
 template <Mistake kMistake>
-void chain_kernel(int* flags, int* out) {
-  const int b = int(blockIdx.x);
-  if (threadIdx.x == 0) {
-    const int before = kMistake == Mistake::kFirst && b == 1 ? 2 : b - 1;
-    if (before >= 0)
-      while (!device::load_acquire(flags + before)) device::spin_pause();
-    out[b] = b ? out[before] + b : 0;
-    __threadfence();
-    device::store_release(flags + b, 1);
-  }
+void scratch_kernel(const int* in, int* out) {
+  const int i = int(threadIdx.x);
+  out[i] = in[i];
+  if (kMistake != Mistake::kFirst) __syncthreads();
+  const int value = out[kThreads - 1 - i];
+  __syncthreads();
+  out[i] = value;
 }
 
-// Counts by atomics on shared and global memory; then a grid barrier, unless First.
+// Blocks in a chain: each waits for the sum of the one before. First: waits for one that never comes; second: looks at
+// it by a plain read.
 template <Mistake kMistake>
-void count_kernel(unsigned* total, unsigned* out) {
+void chain_kernel(int* sums) {
+  const int b = int(blockIdx.x);
+  if (threadIdx.x > 0) return;
+  int sum = 0;
+  if (b > 0) {
+    const int* before = sums + (kMistake == Mistake::kFirst && b == 1 ? 2 : b - 1);
+    const auto look = [=] { return kMistake == Mistake::kSecond ? *before : device::load_relaxed(before); };
+    while ((sum = look()) < 0) device::spin_pause();
+  }
+  device::store_relaxed(sums + b, sum + b);
+}
+
+// Counts by atomics on shared and global memory, blocks one after another. First: a plain addition.
+template <Mistake kMistake>
+void count_kernel(unsigned* total) {
   device::Shared<unsigned> count = device::shared<unsigned>(0, 1);
   if (threadIdx.x == 0) count[0] = 0;
   __syncthreads();
   atomicAdd(&count[0], 1u);
   __syncthreads();
-  if (threadIdx.x == 0) atomicAdd(total, unsigned(count[0]));
-  if (kMistake != Mistake::kFirst) device::grid_sync();
-  if (threadIdx.x == 0) out[blockIdx.x] = *total;
+  if (threadIdx.x > 0) return;
+  if (kMistake == Mistake::kFirst)
+    *total += unsigned(count[0]);
+  else
+    atomicAdd(total, unsigned(count[0]));
+}
+
+// A plain read of what other blocks may still change.
+template <Mistake kMistake>
+void largest_kernel(unsigned* largest) {
+  if (threadIdx.x == 0 && (kMistake != Mistake::kFirst || *largest < blockIdx.x)) atomicMax(largest, blockIdx.x);
 }
 
 // c[16][8] = a[16][16] * b[8][16]^T through ldmatrix and one mma.
@@ -139,10 +160,10 @@ void mma_kernel(const T* a, const T* b, float* c) {
   device::async_commit();
   device::async_wait<0>();
   __syncwarp();
-  uint32_t x[4], y[2];
+  uint32_t x[4], y[4];
   float acc[4] = {};
   device::ldmatrix_x4(x, &left[lane % 16 * 16 + lane / 16 * 8]);
-  device::ldmatrix_x2(y, &right[lane % 8 * 16 + lane / 8 % 2 * 8]);
+  device::ldmatrix_x4(y, &right[lane % 8 * 16 + lane / 8 % 2 * 8]);  // its two matrices, twice
   device::mma_m16n8k16<T>(acc, x, y[0], y[1]);
   for (int i = 0; i < 4; ++i) c[(lane / 4 + i / 2 * 8) * 8 + lane % 4 * 2 + i % 2] = acc[i];
 }
@@ -155,24 +176,28 @@ inline const std::map<std::string, std::function<bool(uint64_t)>>& self_tests() 
     return [=](uint64_t seed) {
       int in[kThreads], out[kThreads];
       for (int i = 0; i < kThreads; ++i) in[i] = i, out[i] = -1;
-      launch(kernel, 2, kThreads, 2 * kThreads * 16, seed, false, static_cast<const int*>(in), static_cast<int*>(out));
+      launch(kernel, 1, kThreads, 2 * kThreads * 16, seed, false, static_cast<const int*>(in), static_cast<int*>(out));
       for (int i = 0; i < kThreads; ++i)
         if (out[i] != expected(i)) return false;
       return true;
     };
   };
-  static const auto chain = [](void (*kernel)(int*, int*)) {
+  static const auto chain = [](void (*kernel)(int*)) {
     return [=](uint64_t seed) {
-      int flags[5] = {}, out[5] = {};
-      launch(kernel, 5, 32, 0, seed, true, static_cast<int*>(flags), static_cast<int*>(out));
-      return out[4] == 10;
+      struct FewSteps {
+        const uint64_t before = std::exchange(engine().step_limit, 100'000);
+        ~FewSteps() { engine().step_limit = before; }
+      } few_steps;
+      int sums[] = {-1, -1, -1, -1, -1};
+      launch(kernel, 5, 32, 0, seed, true, static_cast<int*>(sums));
+      return sums[4] == 10;
     };
   };
-  static const auto count = [](void (*kernel)(unsigned*, unsigned*)) {
+  static const auto number = [](void (*kernel)(unsigned*), unsigned expected) {
     return [=](uint64_t seed) {
-      unsigned total = 0, out[3] = {};
-      launch(kernel, 3, kThreads, 4, seed, true, &total, static_cast<unsigned*>(out));
-      return out[0] == 3 * kThreads && out[1] == out[0] && out[2] == out[0];
+      unsigned result = 0;
+      launch(kernel, 3, kThreads, 4, seed, false, &result);
+      return result == expected;
     };
   };
   constexpr Mistake kNone = Mistake::kNone, kFirst = Mistake::kFirst, kSecond = Mistake::kSecond;
@@ -203,10 +228,15 @@ inline const std::map<std::string, std::function<bool(uint64_t)>>& self_tests() 
       {"pipeline", block(pipeline_kernel<kNone>, piped)},
       {"pipeline: no wait", block(pipeline_kernel<kFirst>, piped)},
       {"pipeline: wait too short", block(pipeline_kernel<kSecond>, piped)},
+      {"scratch", block(scratch_kernel<kNone>, reversed)},
+      {"scratch: no barrier before the read", block(scratch_kernel<kFirst>, reversed)},
       {"chain", chain(chain_kernel<kNone>)},
       {"chain: waits in a circle", chain(chain_kernel<kFirst>)},
-      {"count", count(count_kernel<kNone>)},
-      {"count: no grid barrier", count(count_kernel<kFirst>)},
+      {"chain: a plain look", chain(chain_kernel<kSecond>)},
+      {"count", number(count_kernel<kNone>, 3 * kThreads)},
+      {"count: a plain addition", number(count_kernel<kFirst>, 3 * kThreads)},
+      {"largest", number(largest_kernel<kNone>, 2)},
+      {"largest: a plain read before", number(largest_kernel<kFirst>, 2)},
   };
   return tests;
 }

@@ -12,28 +12,12 @@
 #ifndef PACT_EMULATED
 namespace pact::device {
 
-// 8 x 8 matrices of 16-bit elements; lane l points at row l % 8 of matrix l / 8, and gets elements 2t, 2t+1 of row g of
-// each (of its transpose with _trans).
+// Four 8 x 8 matrices of 16-bit elements; lane l points at row l % 8 of matrix l / 8, and gets elements 2t, 2t+1 of row
+// g of each.
 template <typename T>
 __device__ __forceinline__ void ldmatrix_x4(uint32_t (&out)[4], Shared<T> row) {
   const unsigned address = static_cast<unsigned>(__cvta_generic_to_shared(row));
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
-               : "=r"(out[0]), "=r"(out[1]), "=r"(out[2]), "=r"(out[3])
-               : "r"(address)
-               : "memory");
-}
-template <typename T>
-__device__ __forceinline__ void ldmatrix_x2(uint32_t (&out)[2], Shared<T> row) {
-  const unsigned address = static_cast<unsigned>(__cvta_generic_to_shared(row));
-  asm volatile("ldmatrix.sync.aligned.m8n8.x2.shared.b16 {%0, %1}, [%2];"
-               : "=r"(out[0]), "=r"(out[1])
-               : "r"(address)
-               : "memory");
-}
-template <typename T>
-__device__ __forceinline__ void ldmatrix_x4_trans(uint32_t (&out)[4], Shared<T> row) {
-  const unsigned address = static_cast<unsigned>(__cvta_generic_to_shared(row));
-  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
                : "=r"(out[0]), "=r"(out[1]), "=r"(out[2]), "=r"(out[3])
                : "r"(address)
                : "memory");

@@ -5,7 +5,6 @@
 #ifdef PACT_EMULATED
 #include "emulator.h"
 #else
-#include <cooperative_groups.h>
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 #include <cuda_runtime.h>
@@ -31,23 +30,15 @@ __device__ __forceinline__ Shared<T> shared(unsigned byte_offset, [[maybe_unused
 // Between two looks at what another thread will write.
 __device__ __forceinline__ void spin_pause() { __nanosleep(32); }
 
-// Barrier of all threads of a cooperative launch.
-__device__ __forceinline__ void grid_sync() { cooperative_groups::this_grid().sync(); }
-
-// What was written before a store_release is visible after the load_acquire that sees it.
-__device__ __forceinline__ int load_acquire(const int* pointer) {
-  int value;
-  asm volatile("ld.acquire.gpu.global.b32 %0, [%1];" : "=r"(value) : "l"(pointer) : "memory");
-  return value;
+// What other blocks may write, or read, at the same time: whole values of up to 8 bytes, loaded anew by each call. They
+// order nothing else.
+template <typename T>
+__device__ __forceinline__ T load_relaxed(const T* pointer) {
+  return *static_cast<const volatile T*>(pointer);
 }
-__device__ __forceinline__ unsigned load_acquire(const unsigned* pointer) {
-  return load_acquire(reinterpret_cast<const int*>(pointer));
-}
-__device__ __forceinline__ void store_release(int* pointer, int value) {
-  asm volatile("st.release.gpu.global.b32 [%0], %1;" ::"l"(pointer), "r"(value) : "memory");
-}
-__device__ __forceinline__ void store_release(unsigned* pointer, unsigned value) {
-  store_release(reinterpret_cast<int*>(pointer), static_cast<int>(value));
+template <typename T>
+__device__ __forceinline__ void store_relaxed(T* pointer, T value) {
+  *static_cast<volatile T*>(pointer) = value;
 }
 
 }  // namespace pact::device

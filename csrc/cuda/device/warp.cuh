@@ -28,14 +28,4 @@ __device__ __forceinline__ T warp_max(T value) {
   return value;
 }
 
-template <typename T>
-__device__ __forceinline__ T warp_min(T value) {
-#pragma unroll
-  for (int step = 16; step > 0; step /= 2) {
-    const T other = __shfl_xor_sync(kAllLanes, value, step);
-    value = other < value ? other : value;
-  }
-  return value;
-}
-
 }  // namespace pact::device
