@@ -114,7 +114,7 @@ class Hooks:
     def _before_head(self, module: nn.Module, args: tuple, kwargs: dict):
         if self.is_off:
             return None
-        _refuse_labels(kwargs)
+        _refuse_losses(kwargs, module.config)
         kept = kwargs.get("logits_to_keep")
         if isinstance(kept, Tensor):  # to be rewritten before the head reads it
             kept = kept.clone()
@@ -180,7 +180,7 @@ class Hooks:
     def _kept_around(self, core: nn.Module, given: dict) -> int | Tensor | None:
         """The `logits_to_keep` of a head that has no hooks, since only its core was given to `pact_ext.apply`."""
         around = call_around(core)
-        _refuse_labels(around)
+        _refuse_losses(around, core.config)
         kept = around.get("logits_to_keep")
         if isinstance(kept, Tensor) and brings_images(self.plan.family, given):
             raise RuntimeError(
@@ -208,6 +208,12 @@ class Hooks:
         )
 
 
-def _refuse_labels(given) -> None:
+def _refuse_losses(given, config) -> None:
     if given.get("labels") is not None:
         raise RuntimeError("pact_ext: labels were given, but a reduced model is for inference: it returns fewer logits")
+    wanted = given.get("output_router_logits")
+    if getattr(config.get_text_config(), "output_router_logits", False) if wanted is None else wanted:
+        raise RuntimeError(
+            "pact_ext: output_router_logits was asked for, but the loss that is made of them wants every token of the "
+            "prompt, and a reduced model has fewer"
+        )

@@ -226,6 +226,19 @@ def test_bad_arguments():
         pact_ext.apply(build("llava"), 3)
 
 
+def test_the_loss_of_experts_is_refused():
+    """It pairs their choices with every token of the prompt's mask."""
+    model = tiny.build("qwen3_vl_moe")
+    inputs = tiny.inputs(model, 1)
+    with pact_ext.apply(model, CONFIG):
+        with pytest.raises(RuntimeError, match="pact_ext: output_router_logits was asked for"):
+            model(**inputs, output_router_logits=True)
+        model.config.text_config.output_router_logits = True
+        with pytest.raises(RuntimeError, match="pact_ext: output_router_logits was asked for"):
+            model(**inputs)
+        model(**inputs, output_router_logits=False)
+
+
 def test_calls_that_cannot_be_reduced():
     model = tiny.build("llava")
     inputs = tiny.inputs(model, 1)

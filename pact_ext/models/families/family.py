@@ -1,0 +1,104 @@
+"""What a family says of itself, and what fits a decoder laid out like Llama's."""
+
+from __future__ import annotations
+
+import sys
+from collections import ChainMap
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ..pictures import encoded
+
+FAMILIES: dict[str, Family] = {}
+"""Every known family, by the `model_type` of its configuration."""
+
+
+@dataclass(frozen=True)
+class ImageTokens:
+    """The `count` tokens of one image. From `start` on, `rows` times `columns` of them show the whole image."""
+
+    count: int
+    rows: int
+    columns: int
+    start: int = 0
+
+
+class Family:
+    """Where a model keeps what a reduction needs. The defaults fit a decoder laid out like Llama's.
+
+    Attributes:
+        pixels: arguments of the model's forward that bring new images or videos; without any of them a call holds
+            no visual tokens, whatever its ids.
+    """
+
+    pixels = ("pixel_values", "pixel_values_videos", "mm_encoder_outputs")
+
+    def __init_subclass__(cls, model_type: str | None = None) -> None:
+        if model_type is not None:
+            FAMILIES[model_type] = cls()
+
+    def decoder(self, core: nn.Module) -> nn.Module:
+        """The language model inside `core`, the model without its head. It has `layers`."""
+        return core.language_model
+
+    def visual_token_ids(self, config) -> list[int]:
+        """The ids that stand for images and videos in the prompt."""
+        names = ("image_token_id", "video_token_id")
+        return [token for name in names if (token := getattr(config, name, None)) is not None]
+
+    def in_videos(self, config, ids: Tensor) -> Tensor:
+        """``[B, N]`` bool, of the ids of a prompt: whether a token, if it is visual, shows a video."""
+        video = getattr(config, "video_token_id", None)
+        return torch.zeros_like(ids, dtype=torch.bool) if video is None else ids == video
+
+    def first_layer(self, core: nn.Module) -> int:
+        """The lowest layer whose input may be reduced."""
+        return 0
+
+    def keys_and_queries(self, layer: nn.Module, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        """The layer's keys ``[n, Hk, dh]`` and queries ``[n, Hq, dh]``, before rotary embedding, of its inputs
+        ``[n, d]``."""
+        attention = layer.self_attn
+        x = layer.input_layernorm(hidden)
+        keys = attention.k_proj(x).unflatten(-1, (-1, attention.head_dim))
+        queries = attention.q_proj(x).unflatten(-1, (-1, attention.head_dim))
+        if hasattr(attention, "k_norm"):  # Qwen3
+            keys, queries = attention.k_norm(keys), attention.q_norm(queries)
+        return keys, queries
+
+    def column_bytes(self, config, dtype: torch.dtype) -> int:
+        """Bytes of one token's keys and values in the cache of one layer; `config` is the decoder's."""
+        head_size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        return 2 * config.num_key_value_heads * head_size * dtype.itemsize
+
+    def rotated(self, layer: nn.Module, keys: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        """The keys ``[n, Hk, dh]`` after rotary embedding, by the layer's own function: halves or neighbours paired,
+        all channels or the first. `cos` and `sin` are ``[n, width]`` of what the decoder hands to its layers."""
+        heads = keys.transpose(0, 1)[None]
+        turned, passed = heads[..., : cos.shape[-1]], heads[..., cos.shape[-1] :]
+        _, turned = code_of(layer)["apply_rotary_pos_emb"](turned[:, :0], turned, cos[None], sin[None])
+        return torch.cat([turned, passed], dim=-1)[0].transpose(0, 1)
+
+    def images(self, core: nn.Module, given: Mapping) -> list[ImageTokens]:
+        """The tokens of every image of a call with the arguments `given`, in order."""
+        raise NotImplementedError
+
+    def videos(self, core: nn.Module, given: Mapping) -> list[int]:
+        """How many tokens each video of a call has, in order."""
+        raise NotImplementedError
+
+    def image_counts(self, core: nn.Module, given: Mapping) -> list[int]:
+        """How many tokens each image of a call has, in order, also where it brings features in place of pixels."""
+        return encoded(given, "image") or [image.count for image in self.images(core, given)]
+
+    def video_counts(self, core: nn.Module, given: Mapping) -> list[int]:
+        """The same of its videos."""
+        return encoded(given, "video") or self.videos(core, given)
+
+
+def code_of(layer: nn.Module) -> Mapping:
+    """What stands in the modules that a decoder layer's attention, and the classes it builds on, were written in."""
+    return ChainMap(*(vars(sys.modules[base.__module__]) for base in type(layer.self_attn).__mro__))

@@ -1,0 +1,75 @@
+"""LLaVA and its successors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import nn
+
+from .family import Family, ImageTokens
+
+
+class Llava(Family, model_type="llava"):
+    """LLaVA-1.5, and Pixtral in its clothes, whose images have sizes."""
+
+    def images(self, core: nn.Module, given: Mapping) -> list[ImageTokens]:
+        vision, pixels = core.config.vision_config, given["pixel_values"]
+        sizes = given.get("image_sizes")
+        sizes = len(pixels) * [pixels.shape[-2:]] if sizes is None else torch.as_tensor(sizes).tolist()
+        full = core.config.vision_feature_select_strategy == "full"
+        first = int(full and "clip_" in vision.model_type)  # after the class token
+        grids = [(height // vision.patch_size, width // vision.patch_size) for height, width in sizes]
+        return [ImageTokens(first + rows * columns, rows, columns, first) for rows, columns in grids]
+
+
+class LlavaNext(Family, model_type="llava_next"):
+    """LLaVA-NeXT (1.6). The newline embeddings between the rows of its tiles count as visual tokens.
+
+    A tile with the whole image comes before the tiles with its parts.
+    """
+
+    def images(self, core: nn.Module, given: Mapping) -> list[ImageTokens]:
+        from transformers.models.llava_next.modeling_llava_next import image_size_to_num_patches
+
+        vision, pinpoints = core.config.vision_config, core.config.image_grid_pinpoints
+        sizes = torch.as_tensor(given["image_sizes"]).tolist()
+        whole = self.only_whole(given) or len(sizes) * [False]
+        tiles = [
+            1 if alone else image_size_to_num_patches(size, pinpoints, vision.image_size)
+            for size, alone in zip(sizes, whole, strict=True)
+        ]
+        side = vision.image_size // vision.patch_size
+        # Unpadding and scaling down decide on the count: the model's own code, on features of width 1.
+        features = [torch.zeros(count, side * side, 1) for count in tiles]
+        packer = getattr(core, "model", core)  # up to transformers 4 OneVision's model is its own base model
+        _, counts = packer.pack_image_features(
+            features, sizes, image_newline=torch.zeros(1), **self.packing(core.config)
+        )
+        return [ImageTokens(count, side, side) for count in counts.tolist()]
+
+    def only_whole(self, given: Mapping) -> list[bool] | None:
+        """Whether each image has no tiles with its parts; None when all have."""
+        return None
+
+    def packing(self, config) -> dict:
+        """Further arguments of the model's `pack_image_features`."""
+        return {"vision_feature_select_strategy": "full"}
+
+
+class LlavaOneVision(LlavaNext, model_type="llava_onevision"):
+    """LLaVA-OneVision. An image that shares its row with others has no parts."""
+
+    def only_whole(self, given: Mapping) -> list[bool] | None:
+        numbers = given.get("batch_num_images")
+        if numbers is None:
+            return None
+        return [number > 1 for number in torch.as_tensor(numbers).tolist() for _ in range(number)]
+
+    def packing(self, config) -> dict:
+        return {"vision_aspect_ratio": config.vision_aspect_ratio}
+
+    def videos(self, core: nn.Module, given: Mapping) -> list[int]:
+        vision, pixels = core.config.vision_config, given["pixel_values_videos"]
+        side = -(-(vision.image_size // vision.patch_size) // 2)  # of a frame, scaled down
+        return len(pixels) * [pixels.shape[1] * side * side + 1]
