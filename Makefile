@@ -51,7 +51,7 @@ sanitize: $(VENV)/built
 	PACT_LIBRARY_DIR=build/sanitize $(SANITIZED) $(OPERATOR_TESTS) $(ARGS)
 	PACT_SANITIZE=1 PYTHONPATH=tests $(BIN)/python -m emulator
 	PACT_SANITIZE=1 $(SANITIZED_PYTHON) tests/small_cases.py
-	PACT_SANITIZE=1 $(SANITIZED) $(KERNEL_TESTS) -k "not 1040 and not 1048 and not circle and not 8290 and not 8300" $(ARGS)
+	PACT_SANITIZE=1 $(SANITIZED) $(KERNEL_TESTS) -k "not 1040 and not 1048 and not 8290 and not 8300" $(ARGS)
 
 lint: $(VENV)/tools
 	$(BIN)/ruff check .
