@@ -30,7 +30,7 @@ demo: $(VENV)/built
 	$(BIN)/pact-ext show "$$($(BIN)/python -c 'from matplotlib import cbook; print(cbook.get_sample_data("grace_hopper.jpg", asfileobj=False))')" --output pact-show.png
 
 # The models run under both majors of transformers. Files of tests side by side, a process for each core.
-PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses=8 --dist loadgroup --no-loadscope-reorder
+PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses=8 --no-loadscope-reorder
 test: $(VENV)/built $(VENV)/transformers-4
 	$(PYTEST) $(ARGS)
 	$(if $(ARGS),,PYTHONPATH=$(VENV)/transformers-4 $(PYTEST) tests/models)

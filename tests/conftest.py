@@ -38,7 +38,6 @@ def pytest_configure(config):
     config.addinivalue_line(
         "markers", "only_in_data: an error that only the data shows: on CUDA, operators that never synchronise miss it"
     )
-    config.addinivalue_line("markers", "xdist_group: tests of one group run in one process")
     config.addinivalue_line("markers", "large: takes minutes in the emulator, which leaves it out")
 
 
@@ -46,13 +45,21 @@ def pytest_configure(config):
 BUILDERS = ("test_readme.py", "test_package.py", "test_cuda_build.py")
 
 
-@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """Processes side by side (pytest-xdist) get whole files, so that what a file builds is built once."""
     items.sort(key=lambda item: item.path.name not in BUILDERS)
-    for item in items:
-        group = "builds" if item.path.name in BUILDERS else item.nodeid.partition("::")[0]
-        item.add_marker(pytest.mark.xdist_group(group))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """Processes side by side get whole files, so that what a file builds is built once; one gets all the builders."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByFile(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.partition("::")[0]
+            return "builders" if file.endswith(BUILDERS) else file
+
+    return ByFile(config, log)
 
 
 @pytest.fixture(scope="session", autouse=True)
