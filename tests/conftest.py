@@ -65,7 +65,7 @@ def pytest_xdist_make_scheduler(config, log):
 @pytest.fixture(scope="session", autouse=True)
 def _threads_beside_other_processes():
     """One thread where processes run side by side: waiting for each other's threads costs far more than it gains."""
-    if "PYTEST_XDIST_WORKER" in os.environ:
+    if os.environ.pop("PYTEST_XDIST_WORKER", None):  # which pytest-benchmark in a process of its own would find
         torch.set_num_threads(1)
 
 
