@@ -17,7 +17,7 @@ DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 ALL_DTYPES = sorted({x for x in vars(torch).values() if isinstance(x, torch.dtype)}, key=str)
 OPERATORS = ("euti_scores", "density", "dbdpc", "assign", "segment_mean", "max_distance", "reduce")
 MOST = 2**20  # elements of a tensor that may be copied: others are expanded
-DISTANCES = [0.0, 5e-324, 0.01, 0.1, 0.25, 0.5, 1.0, 1.5, 2.0, 3.0, 1e300, math.inf]
+DISTANCES = [0.0, 1e-300, 0.01, 0.1, 0.25, 0.5, 1.0, 1.5, 2.0, 3.0, 1e300, math.inf]
 
 
 @dataclass
@@ -55,7 +55,7 @@ def _cutoff(rng: random.Random) -> float:
 
 
 def _normalisation(rng: random.Random) -> float:
-    return rng.choice([rng.uniform(0.1, 3), 10 ** rng.uniform(-2, 2), rng.choice([5e-324, 1e-30, 1e30, 1e308])])
+    return rng.choice([rng.uniform(0.1, 3), 10 ** rng.uniform(-2, 2), rng.choice([1e-300, 1e-30, 1e30, 1e308])])
 
 
 def _importance(rng: random.Random, n: int, dtype: torch.dtype, most: int) -> dict[str, Tensor]:
@@ -147,11 +147,11 @@ SPOIL_TENSOR = (
     lambda rng, x: torch.cat([x, x[:1]]),
     lambda rng, x: x[..., : max(1, x.shape[-1] - 1)],
     lambda rng, x: torch.empty(0, dtype=x.dtype),
-    lambda rng, x: x.to("meta"),
+    lambda rng, x: None if x.is_quantized else x.to("meta"),
     lambda rng, x: x.to_sparse() if x.dtype in DTYPES else None,
     lambda rng, x: x.new_zeros(1).expand(2**31, *[1] * (x.ndim - 1)),
 )
-BAD_NUMBERS = (math.nan, -math.nan, math.inf, -math.inf, -1.0, -0.0, 0.0, -5e-324, 1 + 2**-52, 1e39, -1e39, 1.7e308)
+BAD_NUMBERS = (math.nan, -math.nan, math.inf, -math.inf, -1.0, -0.0, 0.0, -1e-300, 1 + 2**-52, 1e39, -1e39, 1.7e308)
 BAD_COUNTS = (0, -1, 2**31, 2**40, -(2**63), 2**63 - 1)
 
 
