@@ -44,10 +44,10 @@ def main() -> int:
     parser.add_argument("--seed", type=int, help="the first seed; alone, the only one")
     parser.add_argument("--count", type=int, help="how many calls")
     parser.add_argument("--minutes", type=float, help="of each kind, 1 unless --seed or --count is given")
-    parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--worker", metavar="KIND", help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.worker:
-        worker.serve(given.kind)
+        worker.serve(given.worker)
         return 0
     first = int(time.time()) * 1000 if given.seed is None else given.seed
     count, minutes = given.count, given.minutes

@@ -56,7 +56,7 @@ class Worker:
         environment["UBSAN_OPTIONS"] = environment.get("UBSAN_OPTIONS", "") + ":halt_on_error=1"
         self.errors = tempfile.TemporaryFile(mode="w+")  # noqa: SIM115, open as long as the process
         self.process = subprocess.Popen(
-            [sys.executable, str(FOLDER), self.kind, "--worker"],
+            [sys.executable, str(FOLDER), "--worker", self.kind],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self.errors,
@@ -64,7 +64,9 @@ class Worker:
             env=environment,
         )
         self.seeds, self.said = [], b""
-        self._reply(START)
+        reply = self._reply(START)
+        if "error" in reply:
+            raise RuntimeError(f"no process to fuzz {self.kind} in: {reply['error']}")
 
     def _reply(self, seconds: float) -> dict:
         """The next line, or what became of the process instead."""
