@@ -1,6 +1,7 @@
 # The commands people type. Each does its own set-up; a second run only rebuilds what changed.
 #   make demo      reduce the tokens of a photograph, write pact-show.png
 #   make test      every operator proven (ARGS="-k dbdpc" to choose)
+#   make fuzz      random calls of operators and models, a minute of each (ARGS="--minutes 60" for a long run)
 #   make bench     microbenchmarks and a ratio table (ARGS="--quick" for a short one)
 #   make sanitize  the operators and the emulated CUDA kernels under AddressSanitizer and UBSan
 #   make lint      ruff and clang-format; make format rewrites
@@ -24,7 +25,7 @@ CXX_FILES := $(shell find csrc tests -name '*.cpp' -o -name '*.h' -o -name '*.cu
 OPERATOR_TESTS := $(wildcard tests/test_op_*.py)
 KERNEL_TESTS := tests/test_emulator.py $(foreach kernel,euti gram segment_mean select,tests/test_cuda_$(kernel).py)
 
-.PHONY: demo test bench sanitize lint format wheel kernel-resources gpu gpu-build gpu-test gpu-sanitize gpu-bench clean
+.PHONY: demo test fuzz bench sanitize lint format wheel kernel-resources gpu gpu-build gpu-test gpu-sanitize gpu-bench clean
 
 demo: $(VENV)/built
 	$(BIN)/pact-ext show "$$($(BIN)/python -c 'from matplotlib import cbook; print(cbook.get_sample_data("grace_hopper.jpg", asfileobj=False))')" --output pact-show.png
@@ -34,6 +35,9 @@ PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses=8 --no-loadscope-reorde
 test: $(VENV)/built $(VENV)/transformers-4
 	$(PYTEST) $(ARGS)
 	$(if $(ARGS),,PYTHONPATH=$(VENV)/transformers-4 $(PYTEST) tests/models)
+
+fuzz: $(VENV)/built
+	$(BIN)/python tests/fuzz $(ARGS)
 
 bench: $(VENV)/built
 	$(BIN)/python -m bench $(ARGS)

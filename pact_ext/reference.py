@@ -86,7 +86,7 @@ def select_centers(distance: Tensor, rho: Tensor, dc: float) -> Tensor:
     nearest_center = torch.full_like(rho, torch.inf)
     centers = []
     for token in order.tolist():
-        if nearest_center[token] > dc:
+        if not centers or nearest_center[token] > dc:
             centers.append(token)
             nearest_center = torch.minimum(nearest_center, distance[token])
     return torch.tensor(sorted(centers), dtype=torch.int64, device=rho.device)

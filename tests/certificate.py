@@ -7,10 +7,12 @@ a pair inside the margin may go either way.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
-from pact_ext import reference
+from pact_ext import ops, reference
 
 # A float32 cosine of vectors up to dk = 4096 is off by less than 1e-6 (about 8 roundings of 1): twice that.
 DISTANCE_MARGIN = 2e-6
@@ -18,7 +20,7 @@ DISTANCE_MARGIN = 2e-6
 
 def density_margin(dn: float, gaussian: bool) -> float:
     """Relative: a term changes by the distance error times the slope of its exponent, at most; and a few ulp."""
-    slope = 4 / dn**2 if gaussian else 1 / dn
+    slope = (2 / dn) * (2 / dn) if gaussian else 1 / dn
     return DISTANCE_MARGIN * slope + 1e-6
 
 
@@ -33,7 +35,7 @@ def check_clustering(keys: Tensor, dc: float, dn: float, gaussian: bool, centers
     assert centers.min() >= 0
     assert centers.max() < n
     between = distance[centers][:, centers].fill_diagonal_(torch.inf)
-    assert (between > dc - DISTANCE_MARGIN).all(), "two centres are within dc of each other"
+    assert (between > min(dc, 9) - DISTANCE_MARGIN).all(), "two centres are within dc of each other"
 
     index = torch.arange(n)
     slack = density_margin(dn, gaussian) * torch.maximum(rho[:, None], rho[None, centers])
@@ -53,3 +55,29 @@ def replay(distance: Tensor, rho: Tensor, dc: float) -> tuple[Tensor, Tensor]:
     """The sequential algorithm on an operator's own distances and densities: no margin is left."""
     centers = reference.select_centers(distance, rho, dc)
     return centers, reference.nearest_center(distance, centers)[0]
+
+
+def own_distances(keys: Tensor, centers: Tensor | None = None) -> Tensor:
+    """``[n, c]``, the distances the operators see: a column is the distance to one centre alone. By default all."""
+    centers = torch.arange(len(keys), device=keys.device) if centers is None else centers
+    return torch.stack([ops.assign(keys, center[None], math.inf)[1] for center in centers], dim=1)
+
+
+def reduction_of_parts(
+    hidden, keys, queries, cluster_keys, prune_ratio, dc, dn, alpha, gaussian, scores=None, scale=None
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """What `reduce` must return to the bit, from the other operators, one after the other."""
+    n = len(hidden)
+    if reference.kept_count(n, prune_ratio) == n:
+        scores = torch.ones(n, device=hidden.device)
+    elif scores is None:
+        scores = ops.euti_scores(hidden, keys, queries, scale)
+    kept, dropped = reference.split(scores, prune_ratio)
+    centers, kept_labels = ops.dbdpc(cluster_keys[kept], dc, dn, gaussian=gaussian)
+    centers = kept[centers]
+    labels = torch.full((n,), -1, device=hidden.device)
+    labels[kept] = kept_labels
+    recovered, _ = ops.assign(cluster_keys, centers, alpha * dc if alpha else 0.0)
+    labels[dropped] = recovered[dropped]
+    merged, sizes = ops.segment_mean(hidden, labels, len(centers))
+    return merged, sizes, centers, labels

@@ -5,19 +5,12 @@ import math
 
 import pytest
 import torch
-from certificate import check_clustering, replay
+from certificate import check_clustering, own_distances, replay
 from data import DTYPES, SHAPES, adversarial, awkward_strides, clustered, with_margins
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pact_ext import ops, reference
-
-
-def own_distances(keys):
-    """The distances the operators see: column j is the distance to a single centre j."""
-    n = keys.shape[0]
-    columns = [ops.assign(keys, torch.tensor([j], device=keys.device), math.inf)[1] for j in range(n)]
-    return torch.stack(columns, dim=1)
 
 
 def check_replay(keys, dc, dn, gaussian=False):

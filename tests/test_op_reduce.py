@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from certificate import check_clustering
+from certificate import check_clustering, reduction_of_parts
 from data import DTYPES, awkward_strides, clustered, with_margins
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -22,29 +22,13 @@ def inputs(n, d=40, key_heads=2, query_heads=4, head_size=16, dtype=torch.float3
     return tuple(t.to(device) for t in (hidden, keys, queries, cluster_keys))
 
 
-def compose(hidden, keys, queries, cluster_keys, prune_ratio, dc, dn, alpha, gaussian, scores=None):
-    """The same reduction from the other operators, one after the other."""
-    if scores is None:
-        scores = ops.euti_scores(hidden, keys, queries)
-    kept, dropped = reference.split(scores, prune_ratio)
-    kept_keys = cluster_keys[kept]
-    centers, kept_labels = ops.dbdpc(kept_keys, dc, dn, gaussian=gaussian)
-    centers = kept[centers]
-    labels = torch.full((hidden.shape[0],), -1, device=hidden.device)
-    labels[kept] = kept_labels
-    recovered, _ = ops.assign(cluster_keys, centers, alpha * dc)
-    labels[dropped] = recovered[dropped]
-    merged, sizes = ops.segment_mean(hidden, labels, centers.shape[0])
-    return merged, sizes, centers, labels
-
-
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("n", [1, 2, 3, 50, 193, 777])
 @pytest.mark.parametrize("prune_ratio", [0.0, 0.45, 1.0])
 def test_equals_its_parts_bit_for_bit(backend, dtype, n, prune_ratio):
     tensors = inputs(n, dtype=dtype, device=backend.device)
     config = {**CONFIG, "prune_ratio": prune_ratio}
-    for ours, expected in zip(ops.reduce(*tensors, **config), compose(*tensors, **config), strict=True):
+    for ours, expected in zip(ops.reduce(*tensors, **config), reduction_of_parts(*tensors, **config), strict=True):
         assert ours.dtype == expected.dtype
         assert torch.equal(ours, expected)
 
@@ -96,7 +80,7 @@ def test_any_parameters(n, prune_ratio, dc, alpha, dtype, seed):
     torch.manual_seed(seed)
     tensors = inputs(n, dtype=dtype)
     config = {"prune_ratio": prune_ratio, "dc": dc, "dn": 0.7, "alpha": alpha, "gaussian": False}
-    for ours, expected in zip(ops.reduce(*tensors, **config), compose(*tensors, **config), strict=True):
+    for ours, expected in zip(ops.reduce(*tensors, **config), reduction_of_parts(*tensors, **config), strict=True):
         assert torch.equal(ours, expected)
 
 

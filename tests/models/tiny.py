@@ -149,7 +149,13 @@ def _finish(
 
 
 def inputs(
-    model, batch: int = 1, seed: int = 0, *, text_only_row: bool = False, text_only: bool = False
+    model,
+    batch: int = 1,
+    seed: int = 0,
+    *,
+    text_only_row: bool = False,
+    text_only: bool = False,
+    counts: list[int] | None = None,
 ) -> dict[str, Tensor]:
     """A prompt for ``model(**inputs)`` and ``model.generate(**inputs)``; shorter rows are padded on the left.
 
@@ -159,6 +165,7 @@ def inputs(
     Args:
         text_only_row: the last row has no image.
         text_only: no row has one.
+        counts: how many images each row has, in place of all that.
     """
     family = model.config.model_type
     rows, images = [], []
@@ -166,6 +173,8 @@ def inputs(
         generator = torch.Generator().manual_seed(1000 * seed + index)
         row = [BOS, *_words(7 - index % 2, generator)]
         sizes = [] if text_only or (text_only_row and index == batch - 1) else pictures.SIZES[family][index % 2]
+        if counts is not None:
+            sizes = itertools.islice(itertools.cycle(pictures.SIZES[family][index % 2]), counts[index])
         images.append([])
         for number, size in enumerate(sizes):
             image = pictures.picture(family, *size, generator)

@@ -1,0 +1,123 @@
+"""What a valid call must return: the contract's certificates against float64, and the operators' own bits."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from certificate import DISTANCE_MARGIN, check_clustering, density_margin, own_distances, reduction_of_parts, replay
+from torch import Tensor
+
+from fuzz import contract, tensors
+from fuzz.calls import Call
+from pact_ext import ops, reference
+
+FEW = 24  # tokens up to which every distance of the operators themselves is looked at
+
+
+def check_shapes(call: Call, *found: Tensor) -> None:
+    """Shapes, dtypes and strides. (Which centers there are, and so how many, only the data tells.)"""
+    given = call.arguments
+    n = len(next(iter(given.values())))
+    c = len(found[0]) if call.op in ("dbdpc", "reduce") else None
+    wanted = {
+        "euti_scores": lambda: [(torch.float32, n)],
+        "density": lambda: [(torch.float32, n)],
+        "dbdpc": lambda: [(torch.int64, c), (torch.int64, n)],
+        "assign": lambda: [(torch.int64, n), (torch.float32, n)],
+        "segment_mean": lambda: [
+            (given["x"].dtype, given["num_segments"], given["x"].shape[1]),
+            (torch.int64, given["num_segments"]),
+        ],
+        "max_distance": lambda: [(torch.float32,)],
+        "reduce": lambda: [
+            (given["hidden"].dtype, c, given["hidden"].shape[1]),
+            *[(torch.int64, length) for length in (c, c, n)],
+        ],
+    }
+    assert [(x.dtype, *x.shape) for x in found] == wanted[call.op](), "dtypes or shapes"
+    assert all(x.is_contiguous() for x in found)
+
+
+def _near(found: Tensor, expected: Tensor, rtol: float, atol: float) -> None:
+    off = (found.cpu().double() - expected).abs() - rtol * expected.abs()
+    assert (off <= atol).all(), f"off by {off.max().item():.3g} beyond a relative {rtol:.3g}"
+
+
+def euti_scores(call: Call, scores: Tensor) -> None:
+    given = call.arguments
+    hidden, keys, queries = (given[name].double() for name in ("hidden", "keys", "queries"))
+    assert (scores >= 0).all(), "a score is negative or NaN"
+    # A weight is off relatively by what its logit is off by: double on the CPU, float32 on CUDA.
+    largest = (
+        keys.abs().max()
+        * queries.abs().mean(0).max()
+        * keys.shape[-1]
+        * abs(1 if given["scale"] is None else given["scale"])
+    )
+    rtol = 1e-6 + float(largest) * (1e-15 if call.backend.startswith("cpu-") else 1e-6)
+    norms = hidden.norm(dim=1)
+    if rtol < 0.1:
+        _near(scores, contract.importance(given), rtol, atol=1e-37 * max(1, norms.max().item()))
+    assert (scores.double() <= norms * (1 + 1e-5) + 1e-37).all(), "a score is larger than the norm of its hidden state"
+
+
+def density(call: Call, rho: Tensor) -> None:
+    given = call.arguments
+    n = len(given["keys"])
+    assert ((rho >= 1) & (rho <= n)).all()
+    expected = reference.density(given["keys"].double(), given["dn"], gaussian=given["gaussian"])
+    _near(rho, expected, density_margin(given["dn"], given["gaussian"]), atol=0)
+
+
+def dbdpc(call: Call, centers: Tensor, labels: Tensor) -> None:
+    given = call.arguments
+    keys, dc, dn, gaussian = given["keys"], given["dc"], given["dn"], given["gaussian"]
+    check_clustering(keys, dc, dn, gaussian, centers, labels)
+    if len(keys) <= FEW:
+        expected = replay(own_distances(keys).cpu(), ops.density(keys, dn, gaussian=gaussian).cpu(), dc)
+        assert torch.equal(centers.cpu(), expected[0]), "not the centres of the sequential algorithm"
+        assert torch.equal(labels.cpu(), expected[1]), "not the labels of the sequential algorithm"
+
+
+def assign(call: Call, labels: Tensor, distances: Tensor) -> None:
+    given = call.arguments
+    keys, centers, limit = given["keys"], given["centers"], given["max_distance"]
+    assert ((distances >= 0) & (distances <= 2)).all()
+    nearest, again = ops.assign(keys, centers, math.inf)
+    assert torch.equal(again, distances), "distances depend on max_distance"
+    assert torch.equal(labels, torch.where(distances.double() < limit, nearest, -1)), "max_distance is no strict limit"
+    exact = reference.pairwise_distance(keys.cpu().double())[:, centers.cpu()]
+    chosen = exact.gather(1, nearest.cpu()[:, None])[:, 0]
+    assert (chosen <= exact.min(dim=1).values + DISTANCE_MARGIN).all(), "a nearer centre exists"
+    _near(distances, chosen, 0, DISTANCE_MARGIN)
+    if len(centers) <= FEW:
+        columns = own_distances(keys, centers)
+        assert torch.equal(distances, columns.min(dim=1).values), "not the least of the distances to each centre"
+        tied = torch.where(columns == distances[:, None], centers, len(keys))
+        assert torch.equal(centers[nearest], tied.min(dim=1).values), "a tie did not go to the lower token"
+        assert torch.equal(nearest, tied.argmin(dim=1)), "of a repeated centre the first is meant"
+
+
+def segment_mean(call: Call, means: Tensor, counts: Tensor) -> None:
+    x, labels, segments = (call.arguments[name] for name in ("x", "labels", "num_segments"))
+    expected = reference.segment_mean(tensors.plain(x).cpu(), labels.cpu(), segments)
+    assert torch.equal(means.cpu(), expected[0]), "not the means of the float32 sums in ascending order"
+    assert torch.equal(counts.cpu(), expected[1])
+
+
+def max_distance(call: Call, largest: Tensor) -> None:
+    keys = call.arguments["keys"]
+    _near(largest, reference.max_distance(keys.cpu().double()), 0, DISTANCE_MARGIN)
+    if len(keys) <= FEW:
+        assert largest == own_distances(keys).max(), "not the largest of the distances"
+
+
+def reduce(call: Call, *found: Tensor) -> None:
+    given = call.arguments
+    expected = reduction_of_parts(**given)
+    for name, ours, other in zip(("merged", "sizes", "centers", "labels"), found, expected, strict=True):
+        assert torch.equal(ours, other), f"{name} are not those of the other operators"
+
+
+CHECKS = {f.__name__: f for f in (euti_scores, density, dbdpc, assign, segment_mean, max_distance, reduce)}

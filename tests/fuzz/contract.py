@@ -1,0 +1,126 @@
+"""What the contract allows, read from its section 9 and not from the code: which arguments of a call are at fault."""
+
+from __future__ import annotations
+
+import math
+import re
+
+import torch
+from torch import Tensor
+
+from fuzz.calls import DTYPES, Call
+from pact_ext import reference
+
+LARGEST = torch.finfo(torch.float32).max
+
+# Per-token tensors in the order of the schema; the first sets device, and dtype and rows where those must agree.
+RANKS = {
+    "euti_scores": {"hidden": (2,), "keys": (2, 3), "queries": (2, 3)},
+    "density": {"keys": (2, 3)},
+    "dbdpc": {"keys": (2, 3)},
+    "assign": {"keys": (2, 3), "centers": (1,)},
+    "segment_mean": {"x": (2,), "labels": (1,)},
+    "max_distance": {"keys": (2, 3)},
+    "reduce": {"hidden": (2,), "keys": (2, 3), "queries": (2, 3), "cluster_keys": (2, 3), "scores": (1,)},
+}
+OWN_DTYPE = {"centers": torch.int64, "labels": torch.int64, "scores": torch.float32}
+NUMBERS = {
+    "dc": lambda x: x >= 0,
+    "dn": lambda x: 0 < x < math.inf,
+    "alpha": lambda x: 0 <= x < math.inf,
+    "prune_ratio": lambda x: 0 <= x <= 1,
+    "max_distance": lambda x: not math.isnan(x),
+    "num_segments": lambda x: 1 <= x < 2**31,
+    "scale": lambda x: x is None or abs(x) <= LARGEST,
+}
+
+
+def _alone(name: str, x: Tensor | None, ranks: tuple[int, ...]) -> bool:
+    """Whether a tensor is what it must be, whatever the others are."""
+    if x is None:
+        return name == "scores"
+    dtype = x.dtype == OWN_DTYPE[name] if name in OWN_DTYPE else x.dtype in DTYPES
+    place = x.layout == torch.strided and x.device.type in ("cpu", "cuda", "meta")
+    return dtype and place and x.ndim in ranks and x.numel() > 0 and len(x) < 2**31
+
+
+def _heads_fit(keys: Tensor, queries: Tensor) -> bool:
+    """Two-dimensional keys and queries are one head, or have the head size of the other."""
+    if keys.ndim == queries.ndim == 3:
+        return keys.shape[2] == queries.shape[2] and queries.shape[1] % keys.shape[1] == 0
+    size = keys.shape[2] if keys.ndim == 3 else queries.shape[2] if queries.ndim == 3 else keys.shape[1]
+    key_width, query_width = keys.shape[1:].numel(), queries.shape[1:].numel()
+    return key_width % size == 0 and query_width % size == 0 and query_width // size % (key_width // size) == 0
+
+
+def visible_faults(call: Call) -> set[str]:
+    """The arguments that are wrong as far as rank, sizes, dtype, device and numbers tell."""
+    given, ranks = call.arguments, RANKS[call.op]
+    bad = {name for name in ranks if not _alone(name, given[name], ranks[name])}
+    bad |= {name for name in NUMBERS if name in given and name not in ranks and not NUMBERS[name](given[name])}
+    first, *others = ranks
+    lead = given[first]
+    for name in others:
+        x = given[name]
+        if x is None or lead is None:
+            continue
+        if x.device != lead.device or (name not in OWN_DTYPE and x.dtype != lead.dtype):
+            bad.add(name)
+        if name != "centers" and lead.ndim and x.ndim and len(x) != len(lead):
+            bad.add(name)
+    if "queries" in ranks and not bad & {"keys", "queries"} and not _heads_fit(given["keys"], given["queries"]):
+        bad.add("queries")
+    return bad
+
+
+def faults_in_data(call: Call) -> set[str]:
+    """Of a call whose arguments are right otherwise: those with NaN, Inf or an index out of range."""
+    given = call.arguments
+    tensors = {name: x for name, x in given.items() if isinstance(x, Tensor)}
+    bad = {name for name, x in tensors.items() if x.is_floating_point() and not x.isfinite().all()}
+    for name, least, end in (
+        ("labels", -1, given.get("num_segments")),
+        ("centers", 0, len(next(iter(tensors.values())))),
+    ):
+        if name in tensors and ((tensors[name] < least) | (tensors[name] >= end)).any():
+            bad.add(name)
+    return bad
+
+
+def scores_overflow(call: Call) -> bool | None:
+    """Whether finite inputs give an importance beyond float32; None when that is for rounding to say."""
+    given = call.arguments
+    n = len(given["hidden"])
+    if call.op == "reduce" and (given["scores"] is not None or reference.kept_count(n, given["prune_ratio"]) == n):
+        return False  # importance is not asked
+    scores = importance(given)
+    if not scores.isfinite().all():
+        return None
+    # On CUDA the logits are float32, and overflow before the scores do.
+    logits = given["keys"].double().abs().max() * given["queries"].double().abs().max() * given["keys"].shape[-1]
+    scaled = logits * max(1, abs(given["scale"] or 1))
+    if not call.backend.startswith("cpu-") and scaled > 1e30:
+        return None
+    return None if LARGEST / 1.01 < scores.max() < LARGEST * 1.01 else bool(scores.max() > LARGEST)
+
+
+def importance(given: dict) -> Tensor:
+    """EUTI in float64."""
+    hidden, keys, queries = (given[name].double() for name in ("hidden", "keys", "queries"))
+    size = keys.shape[-1] if keys.ndim == 3 else queries.shape[-1] if queries.ndim == 3 else keys.shape[1]
+    keys, queries = keys.flatten(1).unflatten(1, (-1, size)), queries.flatten(1).unflatten(1, (-1, size))
+    return reference.euti_scores(hidden, keys, queries, given["scale"])
+
+
+def describes(got: str, x) -> bool:
+    """Whether a message's last words say what the argument is."""
+    if not isinstance(x, Tensor):
+        if x is None:
+            return got == "None"
+        if isinstance(x, int):
+            return got == str(x)
+        return bool(re.fullmatch(r"[-+.\de]+|-?inf|nan", got)) and (float(got) == x or (math.isnan(x) and got == "nan"))
+    layout = f"{x.layout} on {x.device}".removeprefix("torch.")
+    if got in (str(list(x.shape)), str(x.dtype).removeprefix("torch."), str(x.device), layout, "NaN or Inf"):
+        return True
+    return x.dtype == torch.int64 and got.lstrip("-").isdigit() and bool((x == int(got)).any())

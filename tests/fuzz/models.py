@@ -1,0 +1,181 @@
+"""A random conversation with a random reduced model, held to the full-length model that only masks."""
+
+from __future__ import annotations
+
+import functools
+import random
+from dataclasses import dataclass, field
+
+import torch
+from models import oracle, tiny
+from torch import Tensor
+
+import pact_ext
+from fuzz.conversation import SEQUENCES, Conversation, cache_of
+from pact_ext import PactConfig
+
+LAYERS = 5
+# Of logits, and of the keys that float32 decisions are taken from. Eager attention has a softmax in float32, whatever
+# the model, so there all of it is; and so have the routers of experts.
+TOLERANCE = {"sdpa": 1e-9, "eager": 1e-4}
+ROUNDING = {"sdpa": 1e-6, "eager": 1e-5}
+DTYPE = {"sdpa": torch.float64, "eager": torch.float32}
+ROUTES = [("sdpa", "auto"), ("sdpa", "fused"), ("sdpa", "dense"), ("eager", "auto"), ("eager", "dense")]
+ACTIONS = ("say", "say", "crop", "crop_too_much", "copy", "reorder", "select", "another", "off")
+
+build = functools.cache(tiny.build)
+
+
+@dataclass
+class Case:
+    """Everything that is chosen before the model runs; what happens then goes on from `seed`."""
+
+    seed: int
+    variant: str
+    implementation: str
+    attention: str
+    config: PactConfig
+    per_image: bool
+    counts: list[int]
+    padding: str
+    mask: str
+    start: str
+    actions: list[str] = field(default_factory=list)
+
+
+def _config(rng: random.Random, first: int) -> PactConfig:
+    switches = {name: rng.random() < 0.85 for name in ("prune", "cluster", "recover", "merge")}
+    switches["prune"] |= not switches["cluster"]
+    return PactConfig(
+        prune_ratio=rng.choice([0.0, 1.0, 0.4, rng.random()]),
+        dc=rng.choice([0.0, 2.0, 0.25, rng.uniform(0.05, 1)]),
+        dn=rng.choice([2.0, rng.uniform(0.1, 3)]),
+        alpha=rng.choice([0.0, 1.5, rng.uniform(0, 3)]),
+        gaussian=rng.random() < 0.5,
+        scale=rng.choice([None, None, 1.0, rng.uniform(-1, 3)]),
+        layer=rng.randint(first, LAYERS - 1),
+        **switches,
+    )
+
+
+def draw(seed: int) -> Case:
+    rng = random.Random(seed)
+    variant = rng.choice(tiny.VARIANTS)
+    implementation, attention = rng.choice(ROUTES)
+    config = _config(rng, 3 if variant.startswith("qwen3_vl") else 0)  # where visual features go on being added
+    counts = [rng.choice([0, 1, 1, 2, 3]) for _ in range(rng.randint(1, 3))]
+    actions = [rng.choice(ACTIONS) for _ in range(rng.randint(2, 6))]
+    return Case(
+        seed,
+        variant,
+        implementation,
+        attention,
+        config,
+        per_image=rng.random() < 0.4,
+        counts=counts,
+        padding=rng.choice(["left", "left", "right"]),
+        mask=rng.choice(["given", "bool", "none"]),
+        start=rng.choice(["generate", "generate", "without a cache", "dynamic", "static", "none"]),
+        actions=actions,
+    )
+
+
+def _padded_right(inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+    shifts = [int((row == 0).sum()) for row in inputs["attention_mask"]]
+    moved = {name: inputs[name] for name in SEQUENCES if name in inputs}
+    moved = {name: torch.stack([row.roll(-s) for row, s in zip(x, shifts, strict=True)]) for name, x in moved.items()}
+    return {**inputs, **moved}
+
+
+def _tail(ids: Tensor) -> int:
+    """How many columns after the last visual token of any row may go."""
+    visual = (ids == tiny.IMAGE).any(dim=0).nonzero()
+    return ids.shape[1] - 1 - int(visual.max()) if len(visual) else 5
+
+
+def _converse(case: Case, model, handle, inputs: dict[str, Tensor], stock: Tensor) -> Conversation:
+    rng = random.Random(case.seed + 1)
+    right = case.padding == "right" and not bool(inputs["attention_mask"].all())
+    whole = _tail(inputs["input_ids"])
+    tail = 0 if right else rng.randint(0, whole)
+    if right or case.variant in tiny.OTHERS:  # text beside an image belongs to it there
+        whole = -1
+    talk = Conversation(model, inputs, tail)
+    if case.start in ("generate", "without a cache") and not right:
+        talk.generate(rng.randint(2, 5), use_cache=case.start == "generate")
+    else:
+        plain = case.mask == "none" and bool(inputs["attention_mask"].all())
+        mask = None if plain else inputs["attention_mask"].to(torch.bool if case.mask == "bool" else torch.long)
+        talk.prefill(cache_of(case.start, model), mask)
+    images = bool((inputs["input_ids"] == tiny.IMAGE).any())
+    for action in case.actions if talk.cache is not None else ():
+        if action == "off":
+            with handle.off():
+                assert torch.equal(model(**inputs).logits, stock), "off() is not the model as it was"
+        elif action == "another":
+            model(**tiny.inputs(model, 1, seed=rng.randrange(9)), use_cache=True)
+        elif action == "say" or (case.start != "static" and (action != "crop_too_much" or (images and tail == whole))):
+            getattr(talk, action)(rng)
+    return talk
+
+
+def _expected(case: Case, model, talk: Conversation) -> tuple[Tensor, list]:
+    """Logits of the rows that are left, and what became of the visual tokens of all rows."""
+    batch, steps = len(case.counts), talk.forced.shape[1] + 1
+    forced = torch.full((batch, steps), tiny.WORDS.start)
+    forced[talk.rows, : steps - 1] = talk.forced
+    apart = tiny.image_tokens(talk.base["input_ids"]) if case.per_image else None
+    logits, _, rows = oracle.masked_logits(
+        model, talk.base, case.config.layer, case.config, steps, forced=forced, apart=apart
+    )
+    return logits[talk.rows], rows
+
+
+def _in_doubt(case: Case, model, talk: Conversation, rows: list) -> bool:
+    """Whether the reduction is another one when the keys move by what float32 rounds off."""
+    exact = oracle.keys_and_queries
+
+    def moved(*arguments):
+        return [x * (1 + ROUNDING[case.implementation] * torch.randn_like(x)) for x in exact(*arguments)]
+
+    oracle.keys_and_queries = moved
+    try:
+        for _ in range(8):
+            _, others = _expected(case, model, talk)
+            if any(not torch.equal(a.labels, b.labels) for a, b in zip(rows, others, strict=True)):
+                return True
+    finally:
+        oracle.keys_and_queries = exact
+    return False
+
+
+@torch.no_grad()
+def judge(case: Case) -> str:
+    """What became of it, in a word. Raises AssertionError."""
+    torch.manual_seed(case.seed)
+    torch.set_num_threads(1)
+    kind = case.implementation
+    model = build(case.variant, dtype=DTYPE[kind], attn_implementation=kind, layers=LAYERS)
+    inputs = tiny.inputs(model, len(case.counts), case.seed % 1000, counts=case.counts)
+    inputs = _padded_right(inputs) if case.padding == "right" else inputs
+    stock = model(**inputs).logits
+    with pact_ext.apply(model, case.config, per_image=case.per_image, attention=case.attention) as handle:
+        talk = _converse(case, model, handle, inputs, stock)
+    assert torch.equal(model(**inputs).logits, stock), "remove() does not give the model back"
+    assert pact_ext.handle_of(model) is None
+
+    expected, rows = _expected(case, model, talk)
+    known = ~talk.logits[0, :, 0].isnan()  # generate shows the last of the prompt alone
+    known[0] &= case.padding == "left"  # in other rows that is padding
+    off = (talk.logits - expected)[:, known].abs().max().item() if known.any() else 0.0
+    if off <= (1e-5 if case.variant.endswith("moe") else TOLERANCE[kind]):
+        return "answered"
+    if _in_doubt(case, model, talk, rows):
+        return "in doubt"
+    raise AssertionError(f"logits are off by {off:.3g}")
+
+
+def prepare() -> None:
+    import transformers
+
+    transformers.logging.set_verbosity_error()
