@@ -18,13 +18,15 @@ from pact_ext import ops, reference
 DISTANCE_MARGIN = 2e-6
 
 
-def density_margin(dn: float, gaussian: bool) -> float:
+def density_margin(dn: float, gaussian: bool, margin: float = DISTANCE_MARGIN) -> float:
     """Relative: a term changes by the distance error times the slope of its exponent, at most; and a few ulp."""
     slope = (2 / dn) * (2 / dn) if gaussian else 1 / dn
-    return DISTANCE_MARGIN * slope + 1e-6
+    return margin * slope + 1e-6
 
 
-def check_clustering(keys: Tensor, dc: float, dn: float, gaussian: bool, centers: Tensor, labels: Tensor) -> None:
+def check_clustering(
+    keys: Tensor, dc: float, dn: float, gaussian: bool, centers: Tensor, labels: Tensor, margin: float = DISTANCE_MARGIN
+) -> None:
     """Raises AssertionError unless (centers, labels) is the DBDPC clustering of the keys."""
     keys, centers, labels = keys.cpu().double().flatten(1), centers.cpu(), labels.cpu()
     n = keys.shape[0]
@@ -35,20 +37,20 @@ def check_clustering(keys: Tensor, dc: float, dn: float, gaussian: bool, centers
     assert centers.min() >= 0
     assert centers.max() < n
     between = distance[centers][:, centers].fill_diagonal_(torch.inf)
-    assert (between > min(dc, 9) - DISTANCE_MARGIN).all(), "two centres are within dc of each other"
+    assert (between > min(dc, 9) - margin).all(), "two centres are within dc of each other"
 
     index = torch.arange(n)
-    slack = density_margin(dn, gaussian) * torch.maximum(rho[:, None], rho[None, centers])
+    slack = density_margin(dn, gaussian, margin) * torch.maximum(rho[:, None], rho[None, centers])
     before = (rho[None, centers] > rho[:, None]) | (rho[None, centers] == rho[:, None]) & (centers < index[:, None])
     before |= (rho[None, centers] - rho[:, None]).abs() <= slack
-    near = distance[:, centers] <= dc + DISTANCE_MARGIN
+    near = distance[:, centers] <= dc + margin
     covered = (before & near).any(dim=1)
     covered[centers] = True
     assert covered.all(), "a token is no centre, yet no centre before it is within dc"
 
     assert torch.equal(labels[centers], torch.arange(centers.shape[0])), "a centre is not in its own cluster"
     chosen = distance[index, centers[labels]]
-    assert (chosen <= distance[:, centers].min(dim=1).values + DISTANCE_MARGIN).all(), "a nearer centre exists"
+    assert (chosen <= distance[:, centers].min(dim=1).values + margin).all(), "a nearer centre exists"
 
 
 def replay(distance: Tensor, rho: Tensor, dc: float) -> tuple[Tensor, Tensor]:

@@ -33,7 +33,7 @@ class Columns:
         removed: how many columns fewer than the layers before `first` have.
         tail: columns after the last reduced one: as many as a crop may take.
         plain: no column is merged or padding, so that attention needs no bias.
-        padded: a call that brought images had padding, some of which may have no column any more.
+        padded: ``[B]``, which rows had padding in a call that brought images; some of it may have no column any more.
         image_at_end: of each row, whether its last token is a visual one; [] where there are none.
     """
 
@@ -44,7 +44,7 @@ class Columns:
     removed: int
     tail: int
     plain: bool
-    padded: bool = False
+    padded: Tensor
     image_at_end: list[bool] = field(default_factory=list)
 
     @property
@@ -72,8 +72,13 @@ class Columns:
         self.plain &= plain
 
     def take(self, chosen: Callable[[Tensor], Tensor]) -> None:
-        """Keep the rows or columns that `chosen` picks."""
-        self.source, self.log_sizes = chosen(self.source), chosen(self.log_sizes)
+        """Keep the rows that `chosen` picks."""
+        self.source, self.log_sizes, self.padded = map(chosen, (self.source, self.log_sizes, self.padded))
+
+    def drop(self, count: int) -> None:
+        """The last columns go."""
+        self.source, self.log_sizes = self.source[:, :-count], self.log_sizes[:, :-count]
+        self.tail -= count
 
     @torch.compiler.disable
     def check_owner(self) -> None:
@@ -121,8 +126,7 @@ class ReducedCache:
             )
         if gone > 0:
             super().crop(-gone)
-            self.columns.take(lambda x: x[:, :-gone])
-            self.columns.tail -= gone
+            self.columns.drop(gone)
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
         super().reorder_cache(beam_idx)
@@ -134,7 +138,7 @@ class ReducedCache:
 
     def batch_select_indices(self, indices: Tensor) -> None:
         super().batch_select_indices(indices)
-        self.columns.take(lambda x: x[indices])
+        self.columns.take(lambda x: x[indices.to(x.device)])
 
     def reset(self) -> None:
         super().reset()

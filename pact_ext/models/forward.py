@@ -98,7 +98,7 @@ class Pass:
             mask = None  # its log sizes say what is padding
             columns.append(new.source, new.log_sizes, new.plain, tokens, new.tail)
         else:
-            if mask is None and columns.padded:
+            if mask is None and columns.padded.any():
                 raise RuntimeError("pact_ext: attention_mask must be given, for the prompt in this cache was padded")
             source = torch.arange(tokens, device=columns.source.device).expand(len(hidden), -1)
             columns.append(source, columns.log_sizes.new_zeros(source.shape), True, tokens, None)
@@ -163,11 +163,12 @@ class Pass:
         if columns is None:
             source = torch.arange(past, device=hidden.device).expand(len(hidden), -1)
             log_sizes = self.compaction.log_sizes.new_zeros(source.shape)
-            columns = Columns(self.owner, plan.config.layer, source, log_sizes, removed=0, tail=0, plain=True)
+            padded = torch.zeros(len(hidden), dtype=torch.bool)
+            columns = Columns(self.owner, plan.config.layer, source, log_sizes, 0, tail=0, plain=True, padded=padded)
         if present is not None and not present.all():
             hidden_now = ~present.to(columns.source.device).gather(1, columns.source)
             columns.log_sizes = columns.log_sizes.masked_fill(hidden_now, -torch.inf)
-            columns.plain, columns.padded = False, True
+            columns.plain, columns.padded = False, columns.padded | ~present.all(dim=1)
         return columns
 
     def _check_whole(self, prompt: Prompt, columns: Columns | None) -> None:

@@ -12,6 +12,7 @@ from fuzz import contract, tensors
 from fuzz.calls import Call
 from pact_ext import ops, reference
 
+EVEN = 1.5e-5  # where neighbours repeat: products of one size round all one way, up to 256 of them (kSumBlock)
 FEW = 24  # tokens up to which every distance of the operators themselves is looked at
 
 
@@ -39,8 +40,13 @@ def check_shapes(call: Call, *found: Tensor) -> None:
     assert all(x.is_contiguous() for x in found)
 
 
+def _margin(keys: Tensor) -> float:
+    """What a distance of these keys may be off by."""
+    return EVEN if (keys.flatten(1).diff(dim=1) == 0).any() else DISTANCE_MARGIN
+
+
 def _near(found: Tensor, expected: Tensor, rtol: float, atol: float) -> None:
-    off = (found.cpu().double() - expected).abs() - rtol * expected.abs()
+    off = (found.cpu().double() - expected.cpu()).abs() - rtol * expected.cpu().abs()
     assert (off <= atol).all(), f"off by {off.max().item():.3g} beyond a relative {rtol:.3g}"
 
 
@@ -67,13 +73,13 @@ def density(call: Call, rho: Tensor) -> None:
     n = len(given["keys"])
     assert ((rho >= 1) & (rho <= n)).all()
     expected = reference.density(given["keys"].double(), given["dn"], gaussian=given["gaussian"])
-    _near(rho, expected, density_margin(given["dn"], given["gaussian"]), atol=0)
+    _near(rho, expected, density_margin(given["dn"], given["gaussian"], _margin(given["keys"])), atol=0)
 
 
 def dbdpc(call: Call, centers: Tensor, labels: Tensor) -> None:
     given = call.arguments
     keys, dc, dn, gaussian = given["keys"], given["dc"], given["dn"], given["gaussian"]
-    check_clustering(keys, dc, dn, gaussian, centers, labels)
+    check_clustering(keys, dc, dn, gaussian, centers, labels, _margin(keys))
     if len(keys) <= FEW:
         expected = replay(own_distances(keys).cpu(), ops.density(keys, dn, gaussian=gaussian).cpu(), dc)
         assert torch.equal(centers.cpu(), expected[0]), "not the centres of the sequential algorithm"
@@ -89,8 +95,8 @@ def assign(call: Call, labels: Tensor, distances: Tensor) -> None:
     assert torch.equal(labels, torch.where(distances.double() < limit, nearest, -1)), "max_distance is no strict limit"
     exact = reference.pairwise_distance(keys.cpu().double())[:, centers.cpu()]
     chosen = exact.gather(1, nearest.cpu()[:, None])[:, 0]
-    assert (chosen <= exact.min(dim=1).values + DISTANCE_MARGIN).all(), "a nearer centre exists"
-    _near(distances, chosen, 0, DISTANCE_MARGIN)
+    assert (chosen <= exact.min(dim=1).values + _margin(keys)).all(), "a nearer centre exists"
+    _near(distances, chosen, 0, _margin(keys))
     if len(centers) <= FEW:
         columns = own_distances(keys, centers)
         assert torch.equal(distances, columns.min(dim=1).values), "not the least of the distances to each centre"
@@ -108,7 +114,7 @@ def segment_mean(call: Call, means: Tensor, counts: Tensor) -> None:
 
 def max_distance(call: Call, largest: Tensor) -> None:
     keys = call.arguments["keys"]
-    _near(largest, reference.max_distance(keys.cpu().double()), 0, DISTANCE_MARGIN)
+    _near(largest, reference.max_distance(keys.cpu().double()), 0, _margin(keys))
     if len(keys) <= FEW:
         assert largest == own_distances(keys).max(), "not the largest of the distances"
 

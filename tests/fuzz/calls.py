@@ -109,6 +109,12 @@ def _valid(rng: random.Random, op: str, n: int, width: int) -> dict:
 # --- Spoiling -----------------------------------------------------------------------------------------------------
 
 
+def _usual(x: Tensor) -> bool:
+    """Whether it can be spoilt, and laid out."""
+    numbers = x.layout == torch.strided and x.device.type == "cpu" and x.dtype in (*DTYPES, torch.int64)
+    return numbers and x.ndim > 0 and 0 < x.numel() < MOST
+
+
 def _recast(rng: random.Random, x: Tensor) -> Tensor:
     dtype = rng.choice(ALL_DTYPES)
     if dtype in (*DTYPES, torch.int64):
@@ -122,10 +128,8 @@ def _with_bad_number(rng: random.Random, x: Tensor, end: int) -> Tensor:
     """NaN, Inf, or an index out of [0, end), in one place."""
     x = tensors.plain(x)
     indices = [-1, -2, end, end, end, 2**31, 2**40, 2**63 - 1, -(2**63)]
-    if x.dtype in (*DTYPES, torch.int64):
-        x.view(-1)[rng.randrange(x.numel())] = rng.choice(
-            indices if x.dtype == torch.int64 else [math.nan, math.inf, -math.inf]
-        )
+    bad = indices if x.dtype == torch.int64 else [math.nan, math.inf, -math.inf]
+    x.view(-1)[rng.randrange(x.numel())] = rng.choice(bad)
     return x
 
 
@@ -142,8 +146,8 @@ SPOIL_TENSOR = (
     lambda rng, x: torch.cat([x, x[:1]]),
     lambda rng, x: x[..., : max(1, x.shape[-1] - 1)],
     lambda rng, x: torch.empty(0, dtype=x.dtype),
-    lambda rng, x: None if x.is_quantized else x.to("meta"),
-    lambda rng, x: x.to_sparse() if x.dtype in DTYPES else None,
+    lambda rng, x: x.to("meta"),
+    lambda rng, x: x.to_sparse(),
     lambda rng, x: x.new_zeros(1).expand(2**31, *[1] * (x.ndim - 1)),
 )
 BAD_NUMBERS = (math.nan, -math.nan, math.inf, -math.inf, -1.0, -0.0, 0.0, -1e-300, 1 + 2**-52, 1e39, -1e39, 1.7e308)
@@ -161,8 +165,7 @@ def _spoil(rng: random.Random, arguments: dict) -> None:
     name = rng.choice([name for name in arguments if name != "gaussian"])
     x = arguments[name]
     if isinstance(x, Tensor):
-        usual = x.ndim and x.layout == torch.strided and x.device.type == "cpu" and 0 < x.numel() < MOST
-        if not usual:
+        if not _usual(x):
             arguments[name] = None
         elif rng.random() < 0.4:
             arguments[name] = _with_bad_number(rng, x, _end(arguments, x))
@@ -187,14 +190,6 @@ def draw(seed: int, backends: list[str]) -> Call:
     for _ in range(rng.choice([0, 0, 0, 1, 1, 2])):
         _spoil(rng, arguments)
     for name, x in arguments.items():
-        if isinstance(x, Tensor) and x.layout == torch.strided and x.device.type == "cpu" and x.numel() < 2**20:
-            if x.is_floating_point() and x.dtype in DTYPES and x.ndim:
-                arguments[name] = tensors.laid_out(rng, x)
-            elif x.dtype == torch.int64 and x.ndim and rng.random() < 0.5:
-                arguments[name] = torch.stack([x, torch.full_like(x, 2**40)], dim=-1)[..., 0]
-    if backend == "cuda":
-        arguments = {
-            name: x.cuda() if isinstance(x, Tensor) and x.device.type == "cpu" and x.layout == torch.strided else x
-            for name, x in arguments.items()
-        }
+        if isinstance(x, Tensor) and _usual(x):
+            arguments[name] = tensors.laid_out(rng, x.cuda() if backend == "cuda" else x)
     return Call(op, arguments, backend, rng.choice([1, 2, 3, 5]), rng.random() < 0.2)

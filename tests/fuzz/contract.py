@@ -56,7 +56,8 @@ def _heads_fit(keys: Tensor, queries: Tensor) -> bool:
 def visible_faults(call: Call) -> set[str]:
     """The arguments that are wrong as far as rank, sizes, dtype, device and numbers tell."""
     given, ranks = call.arguments, RANKS[call.op]
-    bad = {name for name in ranks if not _alone(name, given[name], ranks[name])}
+    alone = {name for name in ranks if _alone(name, given[name], ranks[name])}
+    bad = set(ranks) - alone
     bad |= {name for name in NUMBERS if name in given and name not in ranks and not NUMBERS[name](given[name])}
     first, *others = ranks
     lead = given[first]
@@ -68,7 +69,7 @@ def visible_faults(call: Call) -> set[str]:
             bad.add(name)
         if name != "centers" and lead.ndim and x.ndim and len(x) != len(lead):
             bad.add(name)
-    if "queries" in ranks and not bad & {"keys", "queries"} and not _heads_fit(given["keys"], given["queries"]):
+    if "queries" in ranks and {"keys", "queries"} <= alone and not _heads_fit(given["keys"], given["queries"]):
         bad.add("queries")
     return bad
 

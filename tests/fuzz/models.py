@@ -142,7 +142,12 @@ def _in_doubt(case: Case, model, talk: Conversation, rows: list) -> bool:
     try:
         for _ in range(8):
             _, others = _expected(case, model, talk)
-            if any(not torch.equal(a.labels, b.labels) for a, b in zip(rows, others, strict=True)):
+            pairs = [
+                pair
+                for a, b in zip(rows, others, strict=True)
+                for pair in ((a.labels, b.labels), (a.centers, b.centers))
+            ]
+            if not all(torch.equal(*pair) for pair in pairs):
                 return True
     finally:
         oracle.keys_and_queries = exact

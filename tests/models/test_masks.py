@@ -206,6 +206,20 @@ def test_a_step_without_a_mask_after_a_padded_prompt():
             model(input_ids=torch.full((2, 1), 5), past_key_values=cache)
 
 
+def test_a_row_that_was_not_padded_goes_on_alone():
+    """Its mask is all ones, of which the decoder makes none."""
+    model = build("llava")
+    inputs = tiny.inputs(model, 2)
+    assert inputs["attention_mask"].all(dim=1).tolist() == [True, False]
+    step = {"input_ids": torch.full((1, 1), 5), "attention_mask": torch.ones(1, inputs["input_ids"].shape[1] + 1)}
+    with pact_ext.apply(model, KEEP):
+        cache = model(**inputs, use_cache=True).past_key_values
+        cache.batch_select_indices(torch.tensor([0]))
+        logits = model(**step, past_key_values=cache).logits
+        alone = model(**tiny.inputs(model, 1), use_cache=True).past_key_values
+        assert (logits - model(**step, past_key_values=alone).logits).abs().max() < 1e-5
+
+
 def test_a_turn_of_four_dimensions_that_is_too_short():
     model = build("llava")
     with pact_ext.apply(model, KEEP):
