@@ -113,8 +113,10 @@ class ReducedCache:
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
         """Tokens seen, as for a sliding window, not columns held: positions go on from it."""
-        length = super().get_seq_length(layer_idx)
-        return length + self.columns.removed if layer_idx >= self.columns.first else length
+        if layer_idx < self.columns.first:
+            return super().get_seq_length(layer_idx)
+        # Up to transformers 4 a static cache counts its first row's keys that are not zero, as padding's are.
+        return self.columns.seen if is_preallocated(self) else super().get_seq_length(layer_idx) + self.columns.removed
 
     def crop(self, length: int) -> None:
         # Up to transformers 4 `length` is what stays, in tokens seen; from 5 on what goes, negative.

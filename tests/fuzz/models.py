@@ -15,11 +15,9 @@ from fuzz.conversation import SEQUENCES, Conversation, cache_of
 from pact_ext import PactConfig
 
 LAYERS = 5
-# Of logits, and of the keys that float32 decisions are taken from. Eager attention has a softmax in float32, whatever
-# the model, so there all of it is; and so have the routers of experts.
-TOLERANCE = {"sdpa": 1e-9, "eager": 1e-4}
-ROUNDING = {"sdpa": 1e-6, "eager": 1e-5}
-DTYPE = {"sdpa": torch.float64, "eager": torch.float32}
+# Of logits, and of the keys that float32 decisions are taken from, by the model's dtype.
+TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4}
+ROUNDING = {torch.float64: 1e-6, torch.float32: 1e-5}
 ROUTES = [("sdpa", "auto"), ("sdpa", "fused"), ("sdpa", "dense"), ("eager", "auto"), ("eager", "dense")]
 ACTIONS = ("say", "say", "crop", "crop_too_much", "copy", "reorder", "select", "another", "off")
 
@@ -136,7 +134,7 @@ def _in_doubt(case: Case, model, talk: Conversation, rows: list) -> bool:
     exact = oracle.keys_and_queries
 
     def moved(*arguments):
-        return [x * (1 + ROUNDING[case.implementation] * torch.randn_like(x)) for x in exact(*arguments)]
+        return [x * (1 + ROUNDING[model.dtype] * torch.randn_like(x)) for x in exact(*arguments)]
 
     oracle.keys_and_queries = moved
     try:
@@ -159,8 +157,9 @@ def judge(case: Case) -> str:
     """What became of it, in a word. Raises AssertionError."""
     torch.manual_seed(case.seed)
     torch.set_num_threads(1)
-    kind = case.implementation
-    model = build(case.variant, dtype=DTYPE[kind], attn_implementation=kind, layers=LAYERS)
+    # Eager attention and the routers of experts compute in float32, whatever the model.
+    dtype = torch.float32 if case.implementation == "eager" or case.variant.endswith("moe") else torch.float64
+    model = build(case.variant, dtype=dtype, attn_implementation=case.implementation, layers=LAYERS)
     inputs = tiny.inputs(model, len(case.counts), case.seed % 1000, counts=case.counts)
     inputs = _padded_right(inputs) if case.padding == "right" else inputs
     stock = model(**inputs).logits
@@ -173,7 +172,7 @@ def judge(case: Case) -> str:
     known = ~talk.logits[0, :, 0].isnan()  # generate shows the last of the prompt alone
     known[0] &= case.padding == "left"  # in other rows that is padding
     off = (talk.logits - expected)[:, known].abs().max().item() if known.any() else 0.0
-    if off <= (1e-5 if case.variant.endswith("moe") else TOLERANCE[kind]):
+    if off <= TOLERANCE[dtype]:
         return "answered"
     if _in_doubt(case, model, talk, rows):
         return "in doubt"

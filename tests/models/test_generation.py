@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import functools
 
 import pytest
@@ -74,6 +75,18 @@ def test_static_cache_used_again(attention):
             expected, tokens = tiny.generate(model, inputs, STEPS)
             cache.reset()
             assert (greedy(model, inputs, cache, tokens) - expected).abs().max() < 1e-12
+
+
+@ATTENTION
+def test_static_cache_reduced_at_the_first_layer(attention):
+    """Where the keys of the first row's padding are the first that a cache sees."""
+    model = build("llava")
+    inputs = tiny.inputs(model, 2, counts=[1, 2])
+    assert not inputs["attention_mask"][0].all()
+    with pact_ext.apply(model, dataclasses.replace(CONFIG, layer=0), attention=attention):
+        expected, tokens = tiny.generate(model, inputs, 3)
+        cache = transformers.StaticCache(config=model.config, max_cache_len=100)
+        assert (greedy(model, inputs, cache, tokens) - expected).abs().max() < 1e-12
 
 
 @ATTENTION
