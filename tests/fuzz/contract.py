@@ -97,10 +97,10 @@ def scores_overflow(call: Call) -> bool | None:
     scores = importance(given)
     if not scores.isfinite().all():
         return None
-    # On CUDA the logits are float32, and overflow before the scores do.
-    logits = given["keys"].double().abs().max() * given["queries"].double().abs().max() * given["keys"].shape[-1]
-    scaled = logits * max(1, abs(given["scale"] or 1))
-    if not call.backend.startswith("cpu-") and scaled > 1e30:
+    # On CUDA logits and the mean of the queries are float32, and may overflow before the scores do.
+    keys, queries = given["keys"].double().abs(), given["queries"].double().abs()
+    logits = keys.max() * queries.max() * keys.shape[-1] * max(1, abs(given["scale"] or 1))
+    if not call.backend.startswith("cpu-") and max(logits, queries.sum(0).max()) > 1e30:
         return None
     return None if LARGEST / 1.01 < scores.max() < LARGEST * 1.01 else bool(scores.max() > LARGEST)
 
