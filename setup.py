@@ -54,7 +54,7 @@ def torch_folder() -> Path:
     version = re.search(r"__version__ = '(\d+)\.(\d+)", (folder / "version.py").read_text())
     if version and tuple(map(int, version.groups())) < MINIMUM_TORCH:
         fail(f"torch {version[1]}.{version[2]} is too old", "Upgrade it: pip install 'torch>=2.10'.")
-    return folder
+    return folder.resolve()  # environments that share a torch by a link share what was compiled
 
 
 def tool(name: str, remedy: str) -> str:

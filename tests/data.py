@@ -9,7 +9,7 @@ DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 
 # (n, dk): one token, odd sizes, the edges of panels and tiles on every instruction set, widths past one sum block.
 SHAPES = [(1, 1), (2, 3), (7, 5), (12, 8), (48, 64), (49, 16), (191, 33), (192, 64), (193, 257), (400, 512)]
-SHAPES += [(130, 4096)]
+SHAPES += [(33, 4096)]
 
 
 def clustered(n: int, dk: int, dtype: torch.dtype = torch.float32, noise: float = 0.5, groups: int | None = None):

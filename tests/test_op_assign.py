@@ -104,7 +104,7 @@ def test_same_bits_every_thread_count_and_stride(backend, threads):
     keys = clustered(500, 24).view(500, 3, 8).to(backend.device)
     centers = some_centers(500, backend.device)
     expected = ops.assign(keys, centers, 0.5)
-    for count in (1, 3, 2):
+    for count in backend.thread_counts:
         threads(count)
         for view in [keys, *awkward_strides(keys)]:
             for ours, other in zip(ops.assign(view, centers, 0.5), expected, strict=True):

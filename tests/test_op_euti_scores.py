@@ -86,7 +86,7 @@ def test_large_finite_inputs_do_not_overflow(backend):
 def test_same_bits_every_thread_count_and_stride(backend, threads, dtype):
     hidden, keys, queries = (t.to(backend.device) for t in inputs(700, 50, 2, 4, 16, dtype))
     expected = ops.euti_scores(hidden, keys, queries)
-    for count in (1, 3, 2):
+    for count in backend.thread_counts:
         threads(count)
         for views in zip(awkward_strides(hidden), awkward_strides(keys), awkward_strides(queries), strict=True):
             assert torch.equal(ops.euti_scores(*views), expected)

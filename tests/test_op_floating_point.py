@@ -35,7 +35,7 @@ def test_same_bits_where_subnormal_numbers_are_flushed(backend, name):
         if not torch.set_flush_denormal(True):
             pytest.skip("this processor cannot flush subnormal numbers")
         torch.ones(2**20).mul_(2)  # the others start, and take this thread's mode
-        for _ in range(10):
+        for _ in range(10 if backend.sees_data else 1):  # the CPU's threads take turns
             torch.set_flush_denormal(here)
             ours = outputs(function(keys))
             torch.set_flush_denormal(False)  # or comparing would flush too

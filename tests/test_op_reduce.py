@@ -112,7 +112,7 @@ def test_scale_reaches_the_scores(backend):
 def test_same_bits_every_thread_count_and_stride(backend, threads, dtype):
     tensors = inputs(400, dtype=dtype, device=backend.device)
     expected = ops.reduce(*tensors, **CONFIG)
-    for count in (1, 3, 2):
+    for count in backend.thread_counts:
         threads(count)
         for views in zip(*map(awkward_strides, tensors), strict=True):
             for ours, other in zip(ops.reduce(*views, **CONFIG), expected, strict=True):
