@@ -48,7 +48,7 @@ def test_padding_before_the_first_token_may_see_all():
     assert masks.padding(mask, 0, 3).tolist() == [[False, True, True]]
 
 
-def changed(row: int, column: int, value) -> torch.Tensor:
+def changed(row: int | slice, column: int, value) -> torch.Tensor:
     mask = torch.where(torch.ones(1, 1, 4, 4, dtype=torch.bool).tril(), 0.0, LOW)
     mask[..., row, column] = value
     return mask
@@ -56,8 +56,11 @@ def changed(row: int, column: int, value) -> torch.Tensor:
 
 @pytest.mark.parametrize(
     "mask",
-    [changed(1, 2, 0.0), changed(3, 1, LOW), changed(2, 1, LOW), changed(3, 1, -1.0), changed(3, 1, torch.nan)],
-    ids=["sees ahead", "hidden from the last", "hidden from another", "a bias", "NaN"],
+    [
+        *[changed(1, 2, 0.0), changed(3, 1, LOW), changed(2, 1, LOW), changed(3, 1, -1.0), changed(3, 1, torch.nan)],
+        changed(slice(1, 4), 1, -1.0),
+    ],
+    ids=["sees ahead", "hidden from the last", "hidden from another", "a bias", "NaN", "a bias for all"],
 )
 def test_anything_but_causal_with_padding(mask):
     with pytest.raises(RuntimeError, match="attention_mask must be causal but for padding"):
