@@ -1,8 +1,6 @@
-// What the host can see of an operator's arguments: one function per operator, for every backend. What torch.compile
-// and meta tensors see is checked by pact_ext/shapes.py, in the same words.
+// What the host can see of one argument, in the words of every operator's errors. arguments.h has the operators.
 #pragma once
 
-#include <algorithm>
 #include <cfloat>
 #include <cmath>
 #include <cstdint>
@@ -110,118 +108,18 @@ inline Heads check_heads(const char* op, const Tensor& keys, const Tensor& queri
   return {size, query_width / size, query_width / key_width};
 }
 
-// The three inputs of the importance score, against each other.
-inline Heads check_importance_inputs(const char* op, const Tensor& hidden, const Tensor& keys, const Tensor& queries) {
-  check_floating({op, "hidden"}, hidden);
-  check_matrix({op, "hidden"}, hidden, "[n, d]");
-  const Heads heads = check_heads(op, keys, queries);
-  const Argument k{op, "keys"}, q{op, "queries"};
-  check_same_device(k, keys, "hidden", hidden);
-  check_same_device(q, queries, "hidden", hidden);
-  check_same_dtype(k, keys, "hidden", hidden);
-  check_same_dtype(q, queries, "hidden", hidden);
-  check_rows(k, keys, "hidden", hidden);
-  check_rows(q, queries, "hidden", hidden);
-  return heads;
+// A float32 number per token, beside `other`.
+inline void check_per_token(Argument arg, const Tensor& t, const char* other_name, const Tensor& other) {
+  check_dtype(arg, t, ScalarType::Float);
+  check_shape(arg, t, "[n]", t.dim() == 1);
+  check_same_device(arg, t, other_name, other);
+  check_rows(arg, t, other_name, other);
 }
 
-inline Heads check_euti_scores_inputs(const Tensor& hidden, const Tensor& keys, const Tensor& queries,
-                                      const std::optional<double>& scale) {
-  const Heads heads = check_importance_inputs("euti_scores", hidden, keys, queries);
-  check_scale({"euti_scores", "scale"}, scale);
-  return heads;
+// How many tokens of those in `keys`.
+inline void check_count(Argument arg, int64_t count, const Tensor& keys) {
+  if (count < 1 || count > keys.size(0))
+    arg.fail("must be at least 1 and at most the rows of keys, ", keys.size(0), ", got ", count);
 }
-
-// What the data alone tells, of inputs that are finite themselves.
-[[noreturn]] inline void fail_scores(const char* op) {
-  fail(op, "the importance scores must be finite, got NaN or Inf: the inputs are too large");
-}
-
-inline void check_density_inputs(const Tensor& keys, double dn) {
-  check_keys({"density", "keys"}, keys);
-  check_normalisation({"density", "dn"}, dn);
-}
-
-inline void check_dbdpc_inputs(const Tensor& keys, double dc, double dn) {
-  check_keys({"dbdpc", "keys"}, keys);
-  check_cutoff({"dbdpc", "dc"}, dc);
-  check_normalisation({"dbdpc", "dn"}, dn);
-}
-
-inline void check_max_distance_inputs(const Tensor& keys) { check_keys({"max_distance", "keys"}, keys); }
-
-inline void check_assign_inputs(const Tensor& keys, const Tensor& centers, double max_distance) {
-  const Argument arg{"assign", "centers"};
-  check_keys({"assign", "keys"}, keys);
-  check_dtype(arg, centers, ScalarType::Long);
-  check_shape(arg, centers, "[c]", centers.dim() == 1);
-  check_same_device(arg, centers, "keys", keys);
-  check_number({"assign", "max_distance"}, max_distance, "a number", !std::isnan(max_distance));
-}
-
-inline void check_segment_mean_inputs(const Tensor& x, const Tensor& labels, int64_t num_segments) {
-  const Argument arg{"segment_mean", "labels"};
-  check_floating({"segment_mean", "x"}, x);
-  check_matrix({"segment_mean", "x"}, x, "[n, d]");
-  check_dtype(arg, labels, ScalarType::Long);
-  check_shape(arg, labels, "[n]", labels.dim() == 1);
-  check_same_device(arg, labels, "x", x);
-  check_rows(arg, labels, "x", x);
-  check_number({"segment_mean", "num_segments"}, num_segments, "in [1, 2^31)",
-               num_segments >= 1 && num_segments <= INT32_MAX);
-}
-
-// The numbers of a reduction.
-struct Config {
-  double prune_ratio, dc, dn, alpha;
-  std::optional<double> scale;
-  bool gaussian;
-};
-
-inline Heads check_reduce_inputs(const Tensor& hidden, const Tensor& keys, const Tensor& queries,
-                                 const Tensor& cluster_keys, const std::optional<Tensor>& scores, const Config& c) {
-  constexpr const char* op = "reduce";
-  const Argument cluster_arg{op, "cluster_keys"}, score_arg{op, "scores"};
-  const Heads heads = check_importance_inputs(op, hidden, keys, queries);
-  check_keys(cluster_arg, cluster_keys);
-  check_same_device(cluster_arg, cluster_keys, "hidden", hidden);
-  check_same_dtype(cluster_arg, cluster_keys, "hidden", hidden);
-  check_rows(cluster_arg, cluster_keys, "hidden", hidden);
-  check_number({op, "prune_ratio"}, c.prune_ratio, "in [0, 1]", c.prune_ratio >= 0 && c.prune_ratio <= 1);
-  check_cutoff({op, "dc"}, c.dc);
-  check_normalisation({op, "dn"}, c.dn);
-  check_number({op, "alpha"}, c.alpha, ">= 0 and finite", c.alpha >= 0 && std::isfinite(c.alpha));
-  check_scale({op, "scale"}, c.scale);
-  if (scores) {
-    check_dtype(score_arg, *scores, ScalarType::Float);
-    check_shape(score_arg, *scores, "[n]", scores->dim() == 1);
-    check_same_device(score_arg, *scores, "hidden", hidden);
-    check_rows(score_arg, *scores, "hidden", hidden);
-  }
-  return heads;
-}
-
-// --- Scalars as the backends compute with them -------------------------------------------------------------------
-
-// The smallest float that is >= x: for floats f, f < x is f < float_at_least(x).
-inline float float_at_least(double x) {
-  const float f = float(x);
-  return double{f} < x ? std::nextafterf(f, INFINITY) : f;
-}
-
-// The largest float that is <= x: for floats f, f <= x is f <= float_at_most(x).
-inline float float_at_most(double x) {
-  const float f = float(x);
-  return double{f} > x ? std::nextafterf(f, -INFINITY) : f;
-}
-
-// The density term is exp(exponent * dist), or exp(-(exponent * dist)^2).
-inline float density_exponent(double dn, bool gaussian) {
-  const double inverse = std::min(1 / dn, double{FLT_MAX});
-  return float(gaussian ? inverse : -inverse);
-}
-
-// How many of n tokens the importance split keeps (contract section 2).
-inline int64_t kept_count(int64_t n, double prune_ratio) { return n - int64_t(std::ceil(prune_ratio * double(n - 1))); }
 
 }  // namespace pact

@@ -1,7 +1,7 @@
 // Every operator's schema, once. The backends register their implementations beside their code; what is here besides
 // meets the calls that no backend takes.
+#include "arguments.h"
 #include "boxed.h"
-#include "checks.h"
 
 STABLE_TORCH_LIBRARY(pact, m) {
   m.def("euti_scores(Tensor hidden, Tensor keys, Tensor queries, float? scale=None) -> Tensor");
@@ -14,6 +14,16 @@ STABLE_TORCH_LIBRARY(pact, m) {
       "reduce(Tensor hidden, Tensor keys, Tensor queries, Tensor cluster_keys, float prune_ratio, float dc, "
       "float dn, float alpha, *, Tensor? scores=None, float? scale=None, bool gaussian=False) "
       "-> (Tensor merged, Tensor sizes, Tensor centers, Tensor labels)");
+  m.def(
+      "reduce_to(Tensor hidden, Tensor keys, Tensor queries, Tensor cluster_keys, SymInt count, float prune_ratio, "
+      "float dc, float dn, float alpha, *, Tensor? scores=None, float? scale=None, bool gaussian=False) "
+      "-> (Tensor merged, Tensor sizes, Tensor centers, Tensor labels)");
+  m.def(
+      "received_attention(Tensor queries, Tensor keys, *, Tensor? rows=None, SymInt? first=None, bool causal=True, "
+      "float? scale=None) -> Tensor");
+  m.def("nearest_denser(Tensor keys, Tensor density) -> (Tensor distances, Tensor indices)");
+  m.def("farthest_points(Tensor keys, SymInt count, *, SymInt? first=None) -> Tensor");
+  m.def("dpp_select(Tensor keys, Tensor relevance, SymInt count) -> Tensor");
 }
 
 namespace pact {
@@ -68,12 +78,48 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> reduce(const Tensor& hidden, const Te
                                                   const Tensor& cluster_keys, double prune_ratio, double dc, double dn,
                                                   double alpha, const std::optional<Tensor>& scores,
                                                   std::optional<double> scale, bool gaussian) {
-  check_reduce_inputs(hidden, keys, queries, cluster_keys, scores, {prune_ratio, dc, dn, alpha, scale, gaussian});
+  check_reduce_inputs("reduce", hidden, keys, queries, cluster_keys, scores,
+                      {prune_ratio, dc, dn, alpha, scale, gaussian});
   fail_backend("reduce", {{"hidden", hidden},
                           {"keys", keys},
                           {"queries", queries},
                           {"cluster_keys", cluster_keys},
                           {"scores", scores.value_or(hidden)}});
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor> reduce_to(const Tensor& hidden, const Tensor& keys, const Tensor& queries,
+                                                     const Tensor& cluster_keys, int64_t count, double prune_ratio,
+                                                     double dc, double dn, double alpha,
+                                                     const std::optional<Tensor>& scores, std::optional<double> scale,
+                                                     bool gaussian) {
+  check_reduce_to_inputs(hidden, keys, queries, cluster_keys, count, scores,
+                         {prune_ratio, dc, dn, alpha, scale, gaussian});
+  fail_backend("reduce_to", {{"hidden", hidden},
+                             {"keys", keys},
+                             {"queries", queries},
+                             {"cluster_keys", cluster_keys},
+                             {"scores", scores.value_or(hidden)}});
+}
+
+Tensor received_attention(const Tensor& queries, const Tensor& keys, const std::optional<Tensor>& rows,
+                          std::optional<int64_t> first, bool causal, std::optional<double> scale) {
+  check_received_attention_inputs(queries, keys, rows, first, causal, scale);
+  fail_backend("received_attention", {{"queries", queries}, {"keys", keys}, {"rows", rows.value_or(queries)}});
+}
+
+std::tuple<Tensor, Tensor> nearest_denser(const Tensor& keys, const Tensor& density) {
+  check_nearest_denser_inputs(keys, density);
+  fail_backend("nearest_denser", {{"keys", keys}, {"density", density}});
+}
+
+Tensor farthest_points(const Tensor& keys, int64_t count, std::optional<int64_t> first) {
+  check_farthest_points_inputs(keys, count, first);
+  fail_backend("farthest_points", {{"keys", keys}});
+}
+
+Tensor dpp_select(const Tensor& keys, const Tensor& relevance, int64_t count) {
+  check_dpp_select_inputs(keys, relevance, count);
+  fail_backend("dpp_select", {{"keys", keys}, {"relevance", relevance}});
 }
 
 }  // namespace
@@ -88,4 +134,9 @@ STABLE_TORCH_LIBRARY_IMPL(pact, CompositeExplicitAutograd, m) {
   m.impl("segment_mean", PACT_BOX("segment_mean", &pact::segment_mean));
   m.impl("max_distance", PACT_BOX("max_distance", &pact::max_distance));
   m.impl("reduce", PACT_BOX("reduce", &pact::reduce));
+  m.impl("reduce_to", PACT_BOX("reduce_to", &pact::reduce_to));
+  m.impl("received_attention", PACT_BOX("received_attention", &pact::received_attention));
+  m.impl("nearest_denser", PACT_BOX("nearest_denser", &pact::nearest_denser));
+  m.impl("farthest_points", PACT_BOX("farthest_points", &pact::farthest_points));
+  m.impl("dpp_select", PACT_BOX("dpp_select", &pact::dpp_select));
 }

@@ -178,3 +178,125 @@ def reduce(
         scale=scale,
         gaussian=gaussian,
     )
+
+
+def reduce_to(
+    hidden: Tensor,
+    keys: Tensor,
+    queries: Tensor,
+    cluster_keys: Tensor,
+    count: int,
+    prune_ratio: float,
+    dc: float,
+    dn: float,
+    alpha: float,
+    *,
+    scores: Tensor | None = None,
+    scale: float | None = None,
+    gaussian: bool = False,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """PACT with an exact budget: `reduce` to K = min(n, count) tokens. Ours, not the published method.
+
+    Shapes are known beforehand, and on CUDA nothing is read back: it can be captured in a graph. The importance split
+    keeps at least K tokens. With C centres found: when C > K, the K with the largest clusters stay (ties: higher
+    density, then lower index), and the others' members join the nearest that stays, dropped tokens only when nearer
+    than alpha * dc; when C < K, the K - C kept tokens farthest from their own centre (ties: lower index) become
+    centres, and kept tokens choose their nearest anew; when C = K it is `reduce`. K = n returns every token.
+
+    Args:
+        count: tokens wanted, >= 1.
+        hidden, keys, queries, cluster_keys, prune_ratio, dc, dn, alpha, scores, scale, gaussian: as in `reduce`.
+
+    Returns:
+        merged ``[K, d]``, sizes ``[K]``, centers ``[K]``, labels ``[n]``: as those of `reduce`.
+    """
+    return _call(
+        _ops.reduce_to,
+        hidden,
+        keys,
+        queries,
+        cluster_keys,
+        count,
+        prune_ratio,
+        dc,
+        dn,
+        alpha,
+        scores=scores,
+        scale=scale,
+        gaussian=gaussian,
+    )
+
+
+def received_attention(
+    queries: Tensor,
+    keys: Tensor,
+    *,
+    rows: Tensor | None = None,
+    first: int | None = None,
+    causal: bool = True,
+    scale: float | None = None,
+) -> Tensor:
+    """What each key receives: softmax attention averaged over heads and over the chosen query rows.
+
+    The matrix of weights is never made. One row, FastV's last or a tower's CLS token, is one pass over the keys.
+
+    Args:
+        queries: ``[q, Hq, dh]``, as attention sees them (after rotary embedding, in a decoder).
+        keys: ``[n, Hk, dh]``. Two-dimensional keys and queries are one head, or take the head size of the other.
+        rows: int64 ``[r]``, indices of queries, in any order, each counted as often as it comes; None is all of them.
+        first: place of the first query among the keys: query i stands at place first + i. None: n - q, so that the last
+            stands beside the last key.
+        causal: a query sees the keys up to its own place only.
+        scale: factor of the logits; None is 1/sqrt(dh). Logits beyond float32 count as its largest number.
+
+    Returns:
+        float32 ``[n]``, all >= 0, of sum 1.
+    """
+    return _call(_ops.received_attention, queries, keys, rows=rows, first=first, causal=causal, scale=scale)
+
+
+def nearest_denser(keys: Tensor, density: Tensor) -> tuple[Tensor, Tensor]:
+    """For each token the nearest of those that outrank it by (density descending, index ascending): the delta of
+    density-peak clustering (Rodriguez & Laio 2014), by cosine distance.
+
+    Args:
+        keys: ``[n, dk]`` or ``[n, Hk, dh]``.
+        density: float32 ``[n]``, of any sign.
+
+    Returns:
+        distances: float32 ``[n]``; of the token that none outranks, the largest of its distances to any token.
+        indices: int64 ``[n]``, ties to the lower index; -1 for the token that none outranks.
+    """
+    return _call(_ops.nearest_denser, keys, density)
+
+
+def farthest_points(keys: Tensor, count: int, *, first: int | None = None) -> Tensor:
+    """Farthest-point selection: always the token whose smallest cosine distance to the chosen is largest, ties to the
+    lower index.
+
+    Args:
+        keys: ``[n, dk]`` or ``[n, Hk, dh]``.
+        count: tokens to choose, in [1, n].
+        first: the token to start at; None is the lower one of the farthest pair, the lexicographically first of these.
+
+    Returns:
+        int64 ``[count]``, token indices in order of choice.
+    """
+    return _call(_ops.farthest_points, keys, count, first=first)
+
+
+def dpp_select(keys: Tensor, relevance: Tensor, count: int) -> Tensor:
+    """Greedy MAP of a determinantal point process: relevant tokens that differ from each other (Chen et al. 2018).
+
+    The kernel is r_i cos(i, j) r_j with the relevance r. Each step takes the token that multiplies the determinant by
+    most, ties to the lower index; once that gain is at most 1e-6 of the first step's, the rest comes by relevance.
+
+    Args:
+        keys: ``[n, dk]`` or ``[n, Hk, dh]``.
+        relevance: float32 ``[n]``, of any sign (the kernel does not see a common one).
+        count: tokens to choose, in [1, n].
+
+    Returns:
+        int64 ``[count]``, token indices in order of choice.
+    """
+    return _call(_ops.dpp_select, keys, relevance, count)

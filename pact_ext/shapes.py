@@ -1,7 +1,7 @@
 """Shape functions: what the operators return for tensors without data, under torch.compile, torch.export and on meta.
 
-They raise for what the host can see in the words of csrc/checks.h, so that a call fails alike on every device. A size
-or number that a compiler knows only as a symbol passes, without a guard: the operator itself sees it later.
+They raise for what the host can see in the words of csrc/arguments.h, so that a call fails alike on every device. A
+size or number that a compiler knows only as a symbol passes, without a guard: the operator itself sees it later.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from torch.library import get_ctx, register_fake
 FLOATING = (torch.float32, torch.float16, torch.bfloat16)
 MOST = 2**31 - 1
 LARGEST = torch.finfo(torch.float32).max
+WHOLE = ("num_segments", "count", "first")  # numbers that are integers
 
 
 def fails(condition) -> bool:
@@ -48,7 +49,7 @@ class Argument(NamedTuple):
 
     def check_number(self, wanted: str, *conditions) -> None:
         if any(map(fails, conditions)):
-            self.fail(f"be {wanted}", self.value if self.name == "num_segments" else float(self.value))
+            self.fail(f"be {wanted}", self.value if self.name in WHOLE else float(self.value))
 
     def check_dtype(self, wanted: str, *dtypes: torch.dtype) -> None:
         if self.value is None:
@@ -81,6 +82,18 @@ class Argument(NamedTuple):
             self.fail(f"have the dtype of {other.name}, {in_words(theirs.dtype)}", ours.dtype)
         if rows and fails(ours.shape[0] == theirs.shape[0]):
             self.fail(f"have as many rows as {other.name}, {theirs.shape[0]}", ours.shape)
+
+
+def check_per_token(argument: Argument, other: Argument) -> None:
+    """A float32 number per token."""
+    argument.check_dtype("float32", torch.float32)
+    argument.check_shape("[n]", 1)
+    argument.check_beside(other)
+
+
+def check_count(op: str, count: int, keys: Tensor) -> None:
+    if fails(count >= 1) or fails(count <= keys.shape[0]):
+        Argument(op, "count", count).fail(f"be at least 1 and at most the rows of keys, {keys.shape[0]}", count)
 
 
 def check_cutoff(op: str, dc: float) -> None:
@@ -170,28 +183,86 @@ def max_distance(keys):
     return keys.new_empty((), dtype=torch.float32)
 
 
-def reduce(hidden, keys, queries, cluster_keys, prune_ratio, dc, dn, alpha, *, scores=None, scale=None, gaussian=False):
-    h = check_importance("reduce", hidden, keys, queries)
-    clustered = Argument("reduce", "cluster_keys", cluster_keys)
+def check_reduce(op, hidden, keys, queries, cluster_keys, prune_ratio, dc, dn, alpha, scores, scale):
+    h = check_importance(op, hidden, keys, queries)
+    clustered = Argument(op, "cluster_keys", cluster_keys)
     clustered.check_keys()
     clustered.check_beside(h, dtype=True)
-    Argument("reduce", "prune_ratio", prune_ratio).check_number("in [0, 1]", prune_ratio >= 0, prune_ratio <= 1)
-    check_cutoff("reduce", dc)
-    check_normalisation("reduce", dn)
-    Argument("reduce", "alpha", alpha).check_number(">= 0 and finite", alpha >= 0, alpha < math.inf)
-    check_scale("reduce", scale)
+    Argument(op, "prune_ratio", prune_ratio).check_number("in [0, 1]", prune_ratio >= 0, prune_ratio <= 1)
+    check_cutoff(op, dc)
+    check_normalisation(op, dn)
+    Argument(op, "alpha", alpha).check_number(">= 0 and finite", alpha >= 0, alpha < math.inf)
+    check_scale(op, scale)
     if scores is not None:
-        importance = Argument("reduce", "scores", scores)
-        importance.check_dtype("float32", torch.float32)
-        importance.check_shape("[n]", 1)
-        importance.check_beside(h)
-    c = new_size()
+        check_per_token(Argument(op, "scores", scores), h)
+
+
+def reduced(hidden, count):
     return (
-        hidden.new_empty(c, hidden.shape[1]),
-        hidden.new_empty(c, dtype=torch.int64),
-        hidden.new_empty(c, dtype=torch.int64),
+        hidden.new_empty(count, hidden.shape[1]),
+        hidden.new_empty(count, dtype=torch.int64),
+        hidden.new_empty(count, dtype=torch.int64),
         hidden.new_empty(hidden.shape[0], dtype=torch.int64),
     )
+
+
+def reduce(hidden, keys, queries, cluster_keys, prune_ratio, dc, dn, alpha, *, scores=None, scale=None, gaussian=False):
+    check_reduce("reduce", hidden, keys, queries, cluster_keys, prune_ratio, dc, dn, alpha, scores, scale)
+    return reduced(hidden, new_size())
+
+
+def reduce_to(
+    hidden, keys, queries, cluster_keys, count, prune_ratio, dc, dn, alpha, *, scores=None, scale=None, gaussian=False
+):
+    check_reduce("reduce_to", hidden, keys, queries, cluster_keys, prune_ratio, dc, dn, alpha, scores, scale)
+    Argument("reduce_to", "count", count).check_number("in [1, 2^31)", count >= 1, count <= MOST)
+    return reduced(hidden, torch.sym_min(count, hidden.shape[0]))
+
+
+def received_attention(queries, keys, *, rows=None, first=None, causal=True, scale=None):
+    op = "received_attention"
+    q, k = Argument(op, "queries", queries), Argument(op, "keys", keys)
+    q.check_floating()
+    check_heads(k, q)
+    k.check_beside(q, dtype=True, rows=False)
+    if rows is not None:
+        r = Argument(op, "rows", rows)
+        r.check_dtype("int64", torch.int64)
+        r.check_shape("[r]", 1)
+        r.check_beside(q, rows=False)
+    if first is not None:
+        Argument(op, "first", first).check_number("in [0, 2^31)", first >= 0, first <= MOST)
+    elif causal and fails(queries.shape[0] <= keys.shape[0]):
+        wanted = f"have at most as many rows as keys, {keys.shape[0]}, when `first` does not place them"
+        q.fail(wanted, queries.shape)
+    check_scale(op, scale)
+    return keys.new_empty(keys.shape[0], dtype=torch.float32)
+
+
+def nearest_denser(keys, density):
+    k = Argument("nearest_denser", "keys", keys)
+    k.check_keys()
+    check_per_token(Argument("nearest_denser", "density", density), k)
+    n = keys.shape[0]
+    return keys.new_empty(n, dtype=torch.float32), keys.new_empty(n, dtype=torch.int64)
+
+
+def farthest_points(keys, count, *, first=None):
+    op = "farthest_points"
+    Argument(op, "keys", keys).check_keys()
+    check_count(op, count, keys)
+    n = keys.shape[0]
+    if first is not None and (fails(first >= 0) or fails(first < n)):
+        Argument(op, "first", first).fail(f"be a row of keys, in [0, {n})", first)
+    return keys.new_empty(count, dtype=torch.int64)
+
+
+def dpp_select(keys, relevance, count):
+    k = Argument("dpp_select", "keys", keys)
+    k.check_keys()
+    check_per_token(Argument("dpp_select", "relevance", relevance), k)
+    check_count("dpp_select", count, keys)
+    return keys.new_empty(count, dtype=torch.int64)
 
 
 def new_size():
@@ -201,5 +272,8 @@ def new_size():
 
 def register() -> None:
     """Hand them to torch, once the operators are loaded."""
-    for function in (euti_scores, density, dbdpc, assign, segment_mean, max_distance, reduce):
+    for function in (
+        *(euti_scores, density, dbdpc, assign, segment_mean, max_distance, reduce, reduce_to),
+        *(received_attention, nearest_denser, farthest_points, dpp_select),
+    ):
         register_fake(f"pact::{function.__name__}", function)

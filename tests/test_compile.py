@@ -18,10 +18,16 @@ def arguments(name, n):
         "segment_mean": (hidden, torch.arange(n) % 3 - 1, 2),
         "max_distance": (keys,),
         "reduce": (hidden, keys, queries, keys, 0.45, 0.3, 2.0, 1.5),
+        "reduce_to": (hidden, keys, queries, keys, n // 3, 0.45, 0.3, 2.0, 1.5),
+        "received_attention": (queries, keys),
+        "nearest_denser": (keys, torch.rand(n)),
+        "farthest_points": (keys, n // 3),
+        "dpp_select": (keys, torch.rand(n), n // 3),
     }[name]
 
 
-OPS = ["euti_scores", "density", "dbdpc", "assign", "segment_mean", "max_distance", "reduce"]
+OPS = ["euti_scores", "density", "dbdpc", "assign", "segment_mean", "max_distance", "reduce", "reduce_to"]
+OPS += ["received_attention", "nearest_denser", "farthest_points", "dpp_select"]
 
 
 def outputs(result):
@@ -47,6 +53,12 @@ def test_opcheck_of_every_optional_argument():
     torch.library.opcheck(torch.ops.pact.euti_scores.default, (hidden, keys, queries), {"scale": 1.0})
     torch.library.opcheck(torch.ops.pact.density.default, (keys, 2.0), {"gaussian": True})
     torch.library.opcheck(torch.ops.pact.dbdpc.default, (keys, 0.3, 2.0), {"gaussian": True})
+    torch.library.opcheck(
+        torch.ops.pact.received_attention.default,
+        (queries, keys),
+        {"rows": torch.tensor([3, 1]), "first": 2, "causal": False, "scale": 1.0},
+    )
+    torch.library.opcheck(torch.ops.pact.farthest_points.default, (keys, 3), {"first": 1})
 
 
 @pytest.mark.parametrize("name", OPS)

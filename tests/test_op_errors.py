@@ -26,7 +26,13 @@ VALID = {
         **{"hidden": HIDDEN, "keys": KEYS, "queries": QUERIES, "cluster_keys": KEYS},
         **{"prune_ratio": 0.5, "dc": 0.2, "dn": 2.0, "alpha": 1.5, "scores": torch.ones(4)},
     },
+    "received_attention": {"queries": QUERIES, "keys": KEYS, "rows": LABELS},
+    "nearest_denser": {"keys": KEYS, "density": torch.ones(4)},
+    "farthest_points": {"keys": KEYS, "count": 2},
+    "dpp_select": {"keys": KEYS, "relevance": torch.ones(4), "count": 2},
 }
+VALID["reduce_to"] = {**VALID["reduce"], "count": 2}
+OPTIONAL = ("scores", "rows")
 NAN = math.nan
 FLOATING = "must be float32, float16 or bfloat16, got"
 KEY_SHAPE = "must be [n, dk] or [n, Hk, dh], got"
@@ -103,6 +109,47 @@ BAD = {
         ("scores", torch.ones(3), "must have as many rows as hidden, 4, got [3]"),
         ("scores", torch.ones(4, 1), "must be [n], got [4, 1]"),
     ],
+    "reduce_to": [
+        ("cluster_keys", KEYS[:3], "must have as many rows as hidden, 4, got [3, 2, 8]"),
+        ("count", 0, "must be in [1, 2^31), got 0"),
+        ("count", 2**31, "must be in [1, 2^31), got 2147483648"),
+        ("dn", 0.0, "must be > 0 and finite, got 0"),
+        ("scores", torch.ones(4, 1), "must be [n], got [4, 1]"),
+    ],
+    "received_attention": [
+        ("queries", QUERIES[0, 0], f"{QUERY_SHAPE} [8]"),
+        ("queries", QUERIES[:, :3], f"{WHOLE} 8 for keys [4, 2, 8], got [4, 3, 8]"),
+        (
+            "queries",
+            torch.ones(5, 4, 8),
+            "must have at most as many rows as keys, 4, when `first` does not place them, got [5, 4, 8]",
+        ),
+        ("keys", KEYS.half(), "must have the dtype of queries, float32, got float16"),
+        ("rows", LABELS.int(), "must be int64, got int32"),
+        ("rows", LABELS[:0], "must not be empty, got [0]"),
+        ("rows", LABELS[:, None], "must be [r], got [4, 1]"),
+        ("first", -1, "must be in [0, 2^31), got -1"),
+        ("first", 2**31, "must be in [0, 2^31), got 2147483648"),
+        ("scale", NAN, "must be finite in float32, got nan"),
+    ],
+    "nearest_denser": [
+        ("keys", KEYS[0, 0], f"{KEY_SHAPE} [8]"),
+        ("density", torch.ones(4).double(), "must be float32, got float64"),
+        ("density", torch.ones(3), "must have as many rows as keys, 4, got [3]"),
+        ("density", torch.ones(4, 1), "must be [n], got [4, 1]"),
+    ],
+    "farthest_points": [
+        ("keys", KEYS[:0], "must not be empty, got [0, 2, 8]"),
+        ("count", 0, "must be at least 1 and at most the rows of keys, 4, got 0"),
+        ("count", 5, "must be at least 1 and at most the rows of keys, 4, got 5"),
+        ("first", -1, "must be a row of keys, in [0, 4), got -1"),
+        ("first", 4, "must be a row of keys, in [0, 4), got 4"),
+    ],
+    "dpp_select": [
+        ("relevance", torch.ones(4).half(), "must be float32, got float16"),
+        ("relevance", torch.ones(5), "must have as many rows as keys, 4, got [5]"),
+        ("count", 5, "must be at least 1 and at most the rows of keys, 4, got 5"),
+    ],
 }
 
 
@@ -133,7 +180,7 @@ def test_bad_arguments(backend, op):
 def test_none_for_a_tensor(backend, op):
     valid = moved(VALID[op], backend.device)
     for name in tensors(op):
-        if name != "scores":
+        if name not in OPTIONAL:
             assert refusal(op, {**valid, name: None}) == f"pact::{op}: {name} must be a tensor, got None"
     nothing = {**valid, **dict.fromkeys(tensors(op))}
     assert refusal(op, nothing) == f"pact::{op}: {tensors(op)[0]} must be a tensor, got None"

@@ -1,7 +1,7 @@
 // Keys packed into panels for the Gram micro-kernel, and what the CPU operators need around a tensor.
 #pragma once
 
-#include "../checks.h"
+#include "../arguments.h"
 #include "memory.h"
 #include "parallel.h"
 #include "simd/kernels.h"

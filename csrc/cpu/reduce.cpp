@@ -33,7 +33,7 @@ static std::tuple<Tensor, Tensor, Tensor, Tensor> reduce_cpu(const Tensor& hidde
   constexpr const char* op = "reduce";
   const Argument cluster_arg{op, "cluster_keys"}, score_arg{op, "scores"};
   const Heads heads =
-      check_reduce_inputs(hidden, keys, queries, cluster_keys, scores, {prune_ratio, dc, dn, alpha, scale, gaussian});
+      check_reduce_inputs(op, hidden, keys, queries, cluster_keys, scores, {prune_ratio, dc, dn, alpha, scale, gaussian});
   const InputRows h({op, "hidden"}, hidden), k({op, "keys"}, keys), q({op, "queries"}, queries);
   const int64_t n = h.n, m = kept_count(n, prune_ratio);
   // Scores that are given, or that would choose nothing, leave the inputs unread: they are checked all the same.

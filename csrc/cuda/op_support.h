@@ -7,7 +7,7 @@
 #include <torch/csrc/stable/device.h>
 
 #include "../boxed.h"
-#include "../checks.h"
+#include "../arguments.h"
 #include "euti.h"
 #include "keys.h"
 #include "launch.h"

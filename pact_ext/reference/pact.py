@@ -1,13 +1,5 @@
-"""PACT in plain PyTorch: the oracle that every backend is checked against.
-
-One function per stage, named as in the paper (Dhouib et al., "PACT: Pruning and Clustering-Based Token
-Reduction for Faster Visual Language Models", CVPR 2025). Speed is no concern here, clarity is: full n x n
-matrices and a sequential loop. float16, bfloat16 and float32 inputs are computed in float32; float64 inputs in
-float64.
-
-Shapes: n visual tokens, d hidden size, Hq query heads, Hk key/value heads (Hq a multiple of Hk), dh head size,
-dk = Hk * dh. Keys are ``[n, dk]`` or ``[n, Hk, dh]`` throughout.
-"""
+"""PACT, one function per stage, named as in the paper (Dhouib et al., "PACT: Pruning and Clustering-Based Token
+Reduction for Faster Visual Language Models", CVPR 2025)."""
 
 import math
 
@@ -15,7 +7,7 @@ import torch
 from torch import Tensor
 
 
-def _working(x: Tensor) -> Tensor:
+def working(x: Tensor) -> Tensor:
     """The tensor in the precision the stages compute in: float64 stays, everything else becomes float32."""
     return x if x.dtype == torch.float64 else x.float()
 
@@ -29,7 +21,7 @@ def euti_scores(hidden: Tensor, keys: Tensor, queries: Tensor, scale: float | No
     hidden ``[n, d]``, keys ``[n, Hk, dh]``, queries ``[n, Hq, dh]``, before rotary embedding. Returns ``[n]``.
     `scale` multiplies the logits; None means 1/sqrt(dh) (the published code), 1.0 is the paper's equation.
     """
-    hidden, keys, queries = _working(hidden), _working(keys), _working(queries)
+    hidden, keys, queries = working(hidden), working(keys), working(queries)
     head_size = keys.shape[-1]
     scale = 1.0 / math.sqrt(head_size) if scale is None else scale
     query_mean = queries.mean(dim=0)  # [Hq, dh]
@@ -60,7 +52,7 @@ def pairwise_distance(keys: Tensor) -> Tensor:
 
     A zero vector has cosine 0 with everything but itself.
     """
-    keys = _working(keys).flatten(1)
+    keys = working(keys).flatten(1)
     gram = keys @ keys.T
     norm = torch.linalg.vector_norm(keys, dim=1)
     cosine = gram / (norm[:, None] * norm[None, :])
@@ -128,7 +120,7 @@ def segment_mean(x: Tensor, labels: Tensor, num_segments: int) -> tuple[Tensor, 
     Rows are added in ascending index in float32 (float64 for float64), and rounded once to the input dtype.
     """
     member = labels >= 0
-    rows = _working(x)
+    rows = working(x)
     sums = rows.new_zeros(num_segments, x.shape[1])
     for token in member.nonzero().flatten().tolist():
         sums[labels[token]] += rows[token]
