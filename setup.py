@@ -58,8 +58,10 @@ def torch_folder() -> Path:
 
 
 def tool(name: str, remedy: str) -> str:
+    """The environment's own first: in pip's isolated build it is of the same release, so that nothing is compiled twice
+    because another CMake words the same flags in another order."""
     beside_python = shutil.which(name, path=str(Path(sys.executable).parent))
-    return shutil.which(name) or beside_python or fail(f"{name} is not on the PATH", remedy)
+    return beside_python or shutil.which(name) or fail(f"{name} is not on the PATH", remedy)
 
 
 # --- CUDA ---------------------------------------------------------------------------------------------------

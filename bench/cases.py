@@ -19,7 +19,13 @@ from pact_ext import ops, reference
 from pact_ext.config import PRESETS
 
 CONFIG = PRESETS["llava-onevision-7b"]
-OPERATORS = ("euti_scores", "density", "dbdpc", "assign", "segment_mean", "max_distance", "reduce")
+# After a colon, a special case of an operator.
+ONE_ROW = "received_attention:row"
+OPERATORS = (
+    *("euti_scores", "density", "dbdpc", "assign", "segment_mean", "max_distance", "reduce", "reduce_to"),
+    *("received_attention", ONE_ROW, "nearest_denser", "farthest_points", "dpp_select"),
+)
+CHOSEN = 64  # tokens that farthest_points and dpp_select choose
 SIZES = (729, 2880, 4506, 8192)
 WIDTHS = (512, 4096)
 QUICK_SIZES, QUICK_WIDTHS = (729, 2880), (512,)
@@ -126,6 +132,11 @@ class Inputs:
         return self._place(noisy.div_((1 + level * level).sqrt_()))
 
     @cached_property
+    def numbers(self) -> Tensor:
+        """A density or relevance of each token, float32 ``[n]`` in (0, 1)."""
+        return torch.rand(self.n, generator=torch.Generator().manual_seed(8)).to(self.device)
+
+    @cached_property
     def _members(self) -> tuple[Tensor, Tensor]:
         # A token represents its planted cluster when no lower token does: centres without running an operator,
         # which the measurement of memory must not do beforehand.
@@ -160,17 +171,28 @@ def arguments(op: str, inputs: Inputs) -> tuple[tuple[Any, ...], dict[str, Any]]
         return (x.hidden, x.labels, x.centers.shape[0]), {}
     if op == "max_distance":
         return (x.cluster_keys,), {}
-    if op == "reduce":
-        scalars = (c.prune_ratio, c.dc, c.dn, c.alpha)
-        return (x.hidden, x.keys, x.queries, x.cluster_keys, *scalars), {"gaussian": c.gaussian}
+    if op in ("reduce", "reduce_to"):
+        count = (max(1, x.n // 4),) if op == "reduce_to" else ()
+        numbers = (*count, c.prune_ratio, c.dc, c.dn, c.alpha)
+        return (x.hidden, x.keys, x.queries, x.cluster_keys, *numbers), {"gaussian": c.gaussian}
+    if op in ("received_attention", ONE_ROW):
+        return (x.queries[-1:] if op == ONE_ROW else x.queries, x.keys), {}
+    if op == "nearest_denser":
+        return (x.cluster_keys, x.numbers), {}
+    if op == "farthest_points":
+        return (x.cluster_keys, min(x.n, CHOSEN)), {}
+    if op == "dpp_select":
+        return (x.cluster_keys, x.numbers, min(x.n, CHOSEN)), {}
     raise ValueError(f"no operator named {op!r}; there are {', '.join(OPERATORS)}")
 
 
 def make_call(op: str, name: str, inputs: Inputs) -> Callable[[], Any]:
-    """The call to measure, inputs built: ``ours``, ``eager``, ``compiled``, or ``mm`` (the bare n x n x dk product)."""
+    """The call to measure, inputs built: ``ours``, ``eager``, ``compiled``, or ``mm`` (the bare n x n x dk product; for
+    attention of one row, the keys read once)."""
     if name == "mm":
-        return partial(torch.mm, inputs.cluster_keys, inputs.cluster_keys.T)
-    function = getattr(ops if name == "ours" else reference, op)
+        keys = inputs.cluster_keys
+        return partial(torch.sum, inputs.keys) if op == ONE_ROW else partial(torch.mm, keys, keys.T)
+    function = getattr(ops if name == "ours" else reference, op.partition(":")[0])
     if name == "compiled":
         function = torch.compile(function)
     args, kwargs = arguments(op, inputs)
@@ -179,7 +201,7 @@ def make_call(op: str, name: str, inputs: Inputs) -> Callable[[], Any]:
 
 def center_count(op: str, result: Any, inputs: Inputs) -> int | None:
     """How many centres or segments the call had to do with; None for an operator that knows none."""
-    if op in ("dbdpc", "reduce"):
+    if op in ("dbdpc", "reduce", "reduce_to"):
         return result[0].shape[0]
     return inputs.centers.shape[0] if op in ("assign", "segment_mean") else None
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from pact_ext.reference import kept_count
 
-from .cases import CONFIG, HEAD_SIZE, model_shape
+from .cases import CHOSEN, CONFIG, HEAD_SIZE, ONE_ROW, model_shape
 
 # dk: layers, hidden size, key/value width, feed-forward width
 PREFILL_MODELS = {512: ("Qwen2-7B", 28, 3584, 512, 18944), 4096: ("LLaMA-7B", 32, 4096, 4096, 11008)}
@@ -63,8 +63,15 @@ def work(op: str, n: int, dk: int, element_size: int, centers: int | None) -> Wo
     merging = ((n + c) * d * element_size, 0.0)
     if op == "euti_scores":
         return Work((importance,))
-    if op in ("density", "max_distance", "dbdpc"):
+    if op in ("density", "max_distance", "dbdpc", "nearest_denser"):
         return Work((pairs(n),))
+    if op in ("received_attention", ONE_ROW):
+        rows = 1 if op == ONE_ROW else n
+        visible = 1.0 if op == ONE_ROW else 0.5  # causal
+        return Work((((rows * query_width + n * dk) * element_size, 2.0 * visible * rows * n * query_width),))
+    if op in ("farthest_points", "dpp_select"):  # a pass over the keys for each choice
+        steps = Work(((n * dk * element_size, 2.0 * n * dk),) * min(n, CHOSEN)).stages
+        return Work((pairs(n), *steps) if op == "farthest_points" else steps)
     if op == "assign":
         return Work((nearest(n),))
     if op == "segment_mean":

@@ -9,11 +9,17 @@ Entry = dict[str, Any]
 NOTHING = "-"
 
 GOALS = (
-    # op, n, dk, what is divided by what (or the memory of one), the bound
+    # op, n, dk, what is divided by what (or the memory of one), the bound; "of <op>", that operator's at the same size
     ("dbdpc", 4506, 512, ("ours float32", "mm float32"), 0.75),
     ("dbdpc", 4506, 512, ("ours float32", "eager float32"), 0.35),
     ("dbdpc", 4506, 512, ("ours bfloat16", "ours float32"), 1.0),
     ("reduce", 8192, 512, ("ours float32",), 64.0),
+    ("reduce_to", 8192, 512, ("ours float32", "ours float32 of reduce"), 1.15),
+    ("received_attention", 2880, 512, ("ours float32", "eager float32"), 0.35),
+    ("received_attention:row", 2880, 512, ("ours float32", "mm float32"), 1.5),
+    ("nearest_denser", 2880, 512, ("ours float32", "ours float32 of density"), 1.3),
+    ("farthest_points", 2880, 512, ("ours float32", "eager float32"), 0.25),
+    ("dpp_select", 2880, 512, ("ours float32", "eager float32"), 0.25),
 )
 
 
@@ -23,10 +29,14 @@ def median(entry: Entry, name: str) -> float | None:
     return None if timing is None else timing["median_ms"]
 
 
+def quotient(numerator: float | None, denominator: float | None) -> float | None:
+    """None when either was not measured."""
+    return None if numerator is None or denominator is None else numerator / denominator
+
+
 def ratio(entry: Entry, above: str, below: str) -> float | None:
     """Quotient of two medians of one case."""
-    numerator, denominator = median(entry, above), median(entry, below)
-    return None if numerator is None or denominator is None else numerator / denominator
+    return quotient(median(entry, above), median(entry, below))
 
 
 def number(value: float | None) -> str:
@@ -75,7 +85,8 @@ COLUMNS: dict[str, Callable[[Entry], str]] = {
 
 NOTES = (
     "f32 ms, bf16 ms: medians of this library. Ratios are quotients of medians, below 1 is faster.",
-    "mm: torch.mm of the n x n x dk product alone, in the same dtype. eager: the plain PyTorch reference, float32;",
+    "mm: torch.mm of the n x n x dk product alone, in the same dtype (received_attention:row, attention of the last",
+    "query: torch.sum of the keys, which reads them once). eager: the plain PyTorch reference, float32;",
     "compiled: the same under torch.compile, warm. rounds: ours/mm/eager/compiled, pooled over interleaved turns.",
     "MiB: peak memory of one float32 call beyond inputs and outputs; eager: only up to n * n * dk = 4e10.",
 )
@@ -104,7 +115,11 @@ def reach(record: dict) -> list[str]:
         entry = entries.get((op, n, dk))
         if len(names) == 2:
             what = f"{op} n={n} dk={dk}: {names[0]} / {names[1]}"
-            value = None if entry is None else ratio(entry, *names)
+            below, _, other = names[1].partition(" of ")
+            beside = entries.get((other or op, n, dk))
+            value = (
+                None if entry is None or beside is None else quotient(median(entry, names[0]), median(beside, below))
+            )
         else:
             what = f"{op} n={n} dk={dk}: MiB beyond inputs and outputs, {names[0]}"
             value = None if entry is None else entry["memory_mib"].get(names[0])

@@ -64,7 +64,7 @@ def test_what_is_compared_computes_the_same(op):
 
 
 def test_every_operator_has_a_case():
-    assert set(cases.OPERATORS) == {
+    assert {op.partition(":")[0] for op in cases.OPERATORS} == {
         name.removeprefix("pact::") for name in torch._C._dispatch_get_all_op_names() if name.startswith("pact::")
     }
 

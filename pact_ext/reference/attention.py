@@ -1,4 +1,4 @@
-"""What keys receive from attention, by the dense softmax matrix."""
+"""What keys receive from attention, by the dense softmax matrix of one head after another."""
 
 import math
 
@@ -28,8 +28,11 @@ def received_attention(
     places = torch.arange(q, device=keys.device) + (n - q if first is None else first)
     if rows is not None:
         queries, places = queries[rows], places[rows]
-    keys = keys.repeat_interleave(query_heads // keys.shape[1], dim=1)
-    logits = scale * torch.einsum("ihd,jhd->hij", queries, keys)
-    if causal:
-        logits = logits.masked_fill(torch.arange(n, device=keys.device) > places[:, None], -torch.inf)
-    return logits.softmax(dim=-1).mean(dim=(0, 1))
+    hidden_from = torch.arange(n, device=keys.device) > places[:, None]
+    received, group = keys.new_zeros(n), query_heads // keys.shape[1]
+    for head in range(query_heads):
+        logits = scale * (queries[:, head] @ keys[:, head // group].T)
+        if causal:
+            logits = logits.masked_fill(hidden_from, -torch.inf)
+        received += logits.softmax(dim=1).sum(dim=0)
+    return received / (len(places) * query_heads)

@@ -23,10 +23,11 @@ def exact_centers(distance: Tensor, rho: Tensor, centers: Tensor, count: int) ->
     labels, nearest = nearest_center(distance, centers)
     if len(centers) >= count:
         sizes = torch.bincount(labels, minlength=len(centers))
-        order = sorted(range(len(centers)), key=lambda c: (-int(sizes[c]), -float(rho[centers[c]]), c))
+        by_density = rho[centers].sort(descending=True, stable=True).indices
+        order = by_density[sizes[by_density].sort(descending=True, stable=True).indices]
         return centers[order[:count]].sort().values
-    others = sorted(set(range(len(rho))) - set(centers.tolist()), key=lambda i: (-float(nearest[i]), i))
-    more = torch.tensor(others[: count - len(centers)], dtype=torch.int64, device=rho.device)
+    nearest[centers] = -1  # behind all others
+    more = nearest.sort(descending=True, stable=True).indices[: count - len(centers)]
     return torch.cat([centers, more]).sort().values
 
 

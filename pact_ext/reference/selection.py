@@ -12,15 +12,14 @@ def nearest_denser(keys: Tensor, density: Tensor) -> tuple[Tensor, Tensor]:
 
     The first of all has index -1 and the largest of its distances to any token.
     """
-    distance = pairwise_distance(keys)
-    order = density.sort(descending=True, stable=True).indices.tolist()
-    distances, indices = distance.max(dim=1).values, torch.full_like(density, -1, dtype=torch.int64)
-    for rank, token in enumerate(order[1:], start=1):
-        denser = torch.tensor(sorted(order[:rank]), device=keys.device)
-        nearest = distance[token, denser].min()
-        distances[token] = nearest
-        indices[token] = denser[distance[token, denser] == nearest][0]
-    return distances, indices
+    distance, index = pairwise_distance(keys), torch.arange(len(keys), device=keys.device)
+    tied = density[None, :] == density[:, None]
+    outranks = (density[None, :] > density[:, None]) | tied & (index[None, :] < index[:, None])
+    to_denser = distance.masked_fill(~outranks, torch.inf)
+    distances = to_denser.min(dim=1).values
+    indices = torch.where(to_denser == distances[:, None], index, len(keys)).min(dim=1).values
+    first = ~outranks.any(dim=1)
+    return torch.where(first, distance.max(dim=1).values, distances), torch.where(first, -1, indices)
 
 
 def _first_largest(values: Tensor, chosen: list[int]) -> int:
