@@ -15,7 +15,10 @@ from fuzz import tensors
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 ALL_DTYPES = sorted({x for x in vars(torch).values() if isinstance(x, torch.dtype)}, key=str)
-OPERATORS = ("euti_scores", "density", "dbdpc", "assign", "segment_mean", "max_distance", "reduce")
+OPERATORS = (
+    *("euti_scores", "density", "dbdpc", "assign", "segment_mean", "max_distance", "reduce", "reduce_to"),
+    *("received_attention", "nearest_denser", "farthest_points", "dpp_select"),
+)
 MOST = 2**20  # elements of a tensor that may be copied: others are expanded
 DISTANCES = [0.0, 1e-300, 0.01, 0.1, 0.25, 0.5, 1.0, 1.5, 2.0, 3.0, 1e300, math.inf]
 
@@ -79,6 +82,22 @@ def _keys(rng: random.Random, n: int, dtype: torch.dtype, most: int) -> Tensor:
     return tensors.rounded(tensors.values(rng, n, *heads, tensors.size(rng, most)), dtype)
 
 
+def _numbers(rng: random.Random, n: int) -> Tensor:
+    """A number per token, of any sign, or with ties."""
+    return rng.choice([torch.rand(n), torch.randn(n), torch.randint(3, (n,)).float(), torch.zeros(n)])
+
+
+def _attention(rng: random.Random, n: int, dtype: torch.dtype, width: int) -> dict:
+    """Some queries beside the keys, among them or beyond them, and some rows of those."""
+    found = _importance(rng, n, dtype, width)
+    q = rng.choice([1, n, tensors.size(rng, n)])
+    first = rng.choice([None, None, 0, n - q, tensors.size(rng, 2 * n)])
+    rows = rng.choice([None, torch.randint(q, (tensors.size(rng, 2 * q),)), torch.tensor([q - 1])])
+    scale = rng.choice([None, 1.0, 0.0, -3.0, 3e38])
+    queries = {"queries": found["queries"][:q].contiguous(), "keys": found["keys"]}
+    return {**queries, "rows": rows, "first": first, "causal": rng.random() < 0.7, "scale": scale}
+
+
 def _valid(rng: random.Random, op: str, n: int, width: int) -> dict:
     dtype = rng.choice(DTYPES)
     if op == "euti_scores":
@@ -88,13 +107,26 @@ def _valid(rng: random.Random, op: str, n: int, width: int) -> dict:
         labels = torch.randint(-1, count, (n,))
         rows = tensors.rounded(tensors.values(rng, n, tensors.size(rng, width)), dtype)
         return {"x": rows, "labels": labels, "num_segments": count}
-    if op == "reduce":
+    if op in ("reduce", "reduce_to"):
         found = {**_importance(rng, n, dtype, width), "cluster_keys": _keys(rng, n, dtype, width)}
+        found |= {"count": tensors.size(rng, 2 * n)} if op == "reduce_to" else {}
         found |= {"prune_ratio": rng.choice([0.0, 1.0, 0.5, rng.random()]), "dc": _cutoff(rng)}
         found |= {"dn": _normalisation(rng), "alpha": rng.choice([0.0, 1.0, rng.uniform(0, 3), 1e300])}
-        scores = rng.choice([None, torch.randn(n), torch.randint(3, (n,)).float()])
-        return {**found, "scores": scores, "scale": rng.choice([None, 1.0]), "gaussian": rng.random() < 0.5}
+        return {
+            **found,
+            "scores": rng.choice([None, _numbers(rng, n)]),
+            "scale": rng.choice([None, 1.0]),
+            "gaussian": rng.random() < 0.5,
+        }
+    if op == "received_attention":
+        return _attention(rng, n, dtype, width)
     found = {"keys": _keys(rng, n, dtype, width)}
+    if op == "nearest_denser":
+        return {**found, "density": _numbers(rng, n)}
+    if op == "farthest_points":
+        return {**found, "count": tensors.size(rng, n), "first": rng.choice([None, rng.randrange(n)])}
+    if op == "dpp_select":
+        return {**found, "relevance": _numbers(rng, n), "count": tensors.size(rng, n)}
     if op == "assign":
         centers = torch.randint(n, (tensors.size(rng, n),))
         centers = centers.unique() if rng.random() < 0.5 else centers
@@ -156,13 +188,17 @@ BAD_COUNTS = (0, -1, 2**31, 2**40, -(2**63), 2**63 - 1)
 
 def _end(arguments: dict, x: Tensor) -> int:
     """The first index that is none."""
+    if "rows" in arguments:
+        return (
+            len(arguments["queries"]) if isinstance(arguments["queries"], Tensor) and arguments["queries"].ndim else 0
+        )
     keys = arguments.get("keys")
     count = arguments.get("num_segments", len(x) if keys is None or not keys.ndim else len(keys))
     return count if abs(count) < 2**62 else 0
 
 
 def _spoil(rng: random.Random, arguments: dict) -> None:
-    name = rng.choice([name for name in arguments if name != "gaussian"])
+    name = rng.choice([name for name in arguments if name not in ("gaussian", "causal")])
     x = arguments[name]
     if isinstance(x, Tensor):
         if not _usual(x):
@@ -171,7 +207,7 @@ def _spoil(rng: random.Random, arguments: dict) -> None:
             arguments[name] = _with_bad_number(rng, x, _end(arguments, x))
         else:
             arguments[name] = rng.choice(SPOIL_TENSOR)(rng, x)
-    elif name == "num_segments":
+    elif name in ("num_segments", "count", "first"):
         arguments[name] = rng.choice(BAD_COUNTS)
     elif name in ("dc", "dn", "alpha", "prune_ratio", "max_distance", "scale"):
         arguments[name] = rng.choice(BAD_NUMBERS)

@@ -22,8 +22,16 @@ RANKS = {
     "segment_mean": {"x": (2,), "labels": (1,)},
     "max_distance": {"keys": (2, 3)},
     "reduce": {"hidden": (2,), "keys": (2, 3), "queries": (2, 3), "cluster_keys": (2, 3), "scores": (1,)},
+    "received_attention": {"queries": (2, 3), "keys": (2, 3), "rows": (1,)},
+    "nearest_denser": {"keys": (2, 3), "density": (1,)},
+    "farthest_points": {"keys": (2, 3)},
+    "dpp_select": {"keys": (2, 3), "relevance": (1,)},
 }
-OWN_DTYPE = {"centers": torch.int64, "labels": torch.int64, "scores": torch.float32}
+RANKS["reduce_to"] = RANKS["reduce"]
+OWN_DTYPE = {"centers": torch.int64, "labels": torch.int64, "rows": torch.int64}
+OWN_DTYPE |= dict.fromkeys(("scores", "density", "relevance"), torch.float32)
+OPTIONAL = ("scores", "rows")
+OWN_LENGTH = (("assign", "centers"), ("received_attention", "keys"), ("received_attention", "rows"))
 NUMBERS = {
     "dc": lambda x: x >= 0,
     "dn": lambda x: 0 < x < math.inf,
@@ -38,7 +46,7 @@ NUMBERS = {
 def _alone(name: str, x: Tensor | None, ranks: tuple[int, ...]) -> bool:
     """Whether a tensor is what it must be, whatever the others are."""
     if x is None:
-        return name == "scores"
+        return name in OPTIONAL
     dtype = x.dtype == OWN_DTYPE[name] if name in OWN_DTYPE else x.dtype in DTYPES
     place = x.layout == torch.strided and x.device.type in ("cpu", "cuda", "meta")
     return dtype and place and x.ndim in ranks and x.numel() > 0 and len(x) < 2**31
@@ -53,12 +61,29 @@ def _heads_fit(keys: Tensor, queries: Tensor) -> bool:
     return key_width % size == 0 and query_width % size == 0 and query_width // size % (key_width // size) == 0
 
 
+def _faults_in_counts(call: Call) -> set[str]:
+    """Of whole numbers that are held against the number of keys; and of queries, when nothing else places them."""
+    given, bad = call.arguments, set()
+    keys = given.get("keys")
+    n = len(keys) if isinstance(keys, Tensor) and keys.ndim else 2**31
+    if "count" in given and not 1 <= given["count"] < (2**31 if call.op == "reduce_to" else n + 1):
+        bad.add("count")
+    first = given.get("first")
+    if first is not None and not 0 <= first < (n if call.op == "farthest_points" else 2**31):
+        bad.add("first")
+    queries = given.get("queries") if call.op == "received_attention" and first is None and given["causal"] else None
+    if isinstance(queries, Tensor) and queries.ndim and len(queries) > n:
+        bad.add("queries")
+    return bad
+
+
 def visible_faults(call: Call) -> set[str]:
     """The arguments that are wrong as far as rank, sizes, dtype, device and numbers tell."""
     given, ranks = call.arguments, RANKS[call.op]
     alone = {name for name in ranks if _alone(name, given[name], ranks[name])}
     bad = set(ranks) - alone
     bad |= {name for name in NUMBERS if name in given and name not in ranks and not NUMBERS[name](given[name])}
+    bad |= _faults_in_counts(call)
     first, *others = ranks
     lead = given[first]
     for name in others:
@@ -67,7 +92,7 @@ def visible_faults(call: Call) -> set[str]:
             continue
         if x.device != lead.device or (name not in OWN_DTYPE and x.dtype != lead.dtype):
             bad.add(name)
-        if name != "centers" and lead.ndim and x.ndim and len(x) != len(lead):
+        if (call.op, name) not in OWN_LENGTH and lead.ndim and x.ndim and len(x) != len(lead):
             bad.add(name)
     if "queries" in ranks and {"keys", "queries"} <= alone and not _heads_fit(given["keys"], given["queries"]):
         bad.add("queries")
@@ -82,6 +107,7 @@ def faults_in_data(call: Call) -> set[str]:
     for name, least, end in (
         ("labels", -1, given.get("num_segments")),
         ("centers", 0, len(next(iter(tensors.values())))),
+        ("rows", 0, len(next(iter(tensors.values())))),
     ):
         if name in tensors and ((tensors[name] < least) | (tensors[name] >= end)).any():
             bad.add(name)
@@ -92,8 +118,10 @@ def scores_overflow(call: Call) -> bool | None:
     """Whether finite inputs give an importance beyond float32; None when that is for rounding to say."""
     given = call.arguments
     n = len(given["hidden"])
-    if call.op == "reduce" and (given["scores"] is not None or reference.kept_count(n, given["prune_ratio"]) == n):
-        return False  # importance is not asked
+    if call.op != "euti_scores":
+        kept = max(reference.kept_count(n, given["prune_ratio"]), min(n, given.get("count", 0)))
+        if given["scores"] is not None or kept == n:
+            return False  # importance is not asked
     scores = importance(given)
     if not scores.isfinite().all():
         return None

@@ -139,7 +139,7 @@ def judge(call: Call) -> str:
         if bad and call.sees_data:
             check_refused(call, bad)
             return "refused for its data"
-        if not bad and call.op in ("euti_scores", "reduce"):
+        if not bad and call.op in ("euti_scores", "reduce", "reduce_to"):
             overflow = contract.scores_overflow(call)
             if overflow and (call.op == "reduce" or call.sees_data):
                 assert refusal(call, call.arguments) == TOO_LARGE
