@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ..config import PactConfig
+from .. import methods
 
 if TYPE_CHECKING:
     from torch import nn
     from transformers import PreTrainedModel
 
+    from ..config import PactConfig
     from .handle import Handle
 
 
 def apply(
     model: PreTrainedModel,
-    config: PactConfig | str = "llava-onevision-7b",
+    config: methods.Method | PactConfig | str = "llava-onevision-7b",
     *,
     per_image: bool = False,
     attention: str = "auto",
@@ -53,8 +54,7 @@ def apply(
             inputs_embeds without input_ids, a cache that does not fit, a mask that is not causal but for padding,
             packed sequences, and an image that comes in pieces.
     """
-    config = PactConfig.coerce(config)
-    return _handles("apply").attach(model, config, per_image, attention)
+    return _handles("apply").attach(model, methods.coerce(config), per_image, attention)
 
 
 def handle_of(model: nn.Module) -> Handle | None:

@@ -1,4 +1,4 @@
-"""A key-value cache that knows it was reduced: its layers from `first` on hold fewer columns than those before.
+"""A key-value cache that knows it was reduced: from some layers on it holds fewer columns than before.
 
 The knowledge lives on the cache, so interleaved generations never mix, and a copy of a cache is complete, a pickled one
 too. A reduced cache changes its class to a subclass of its own, which keeps the knowledge in step with what generation
@@ -23,14 +23,14 @@ OWNERS: WeakValueDictionary[str, Any] = WeakValueDictionary()
 
 @dataclass
 class Columns:
-    """The key columns that the layers from `first` on have cached.
+    """The key columns that the layers from `first` on have cached, up to the next reduction.
 
     Attributes:
         owner: the name of the hooks that the cache depends on.
         first: the layer of the reduction.
         source: ``[B, n]`` int64, the token each column had, counted from the first of its row; 0 for padding.
         log_sizes: ``[B, n]``, log of the size behind each column; -inf for padding.
-        removed: how many columns fewer than the layers before `first` have.
+        removed: how many columns fewer than a layer before any reduction has.
         tail: columns after the last reduced one: as many as a crop may take.
         plain: no column is merged or padding, so that attention needs no bias.
         padded: ``[B]``, which rows had padding in a call that brought images; some of it may have no column any more.
@@ -97,55 +97,71 @@ class Columns:
 
 
 class ReducedCache:
-    """Mixed into the class of a cache that was reduced; `columns` says how."""
+    """Mixed into the class of a cache that was reduced.
 
-    columns: Columns
+    Attributes:
+        stages: the columns behind each reduction, by layer.
+    """
+
+    stages: list[Columns]
+
+    def stage(self, layer: int) -> Columns | None:
+        """The columns that a layer has; None before the first reduction."""
+        return next((columns for columns in reversed(self.stages) if columns.first <= layer), None)
 
     def update(self, keys: Tensor, values: Tensor, layer_idx: int, *args, **kwargs) -> tuple[Tensor, Tensor]:
         if layer_idx == 0:  # a model's first, so that nothing is written to a cache it cannot continue
-            self.columns.check_owner()
+            self.stages[0].check_owner()
         return super().update(keys, values, layer_idx, *args, **kwargs)
 
     def get_mask_sizes(self, query, layer_idx: int) -> tuple[int, int]:
         """Length and start of a mask over the tokens seen; `query` is how many, up to transformers 4 their places."""
         length, start = super().get_mask_sizes(query, layer_idx)
-        return length + (self.columns.removed if layer_idx >= self.columns.first else 0), start
+        columns = self.stage(layer_idx)
+        return length + (columns.removed if columns else 0), start
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
         """Tokens seen, as for a sliding window, not columns held: positions go on from it."""
-        if layer_idx < self.columns.first:
+        columns = self.stage(layer_idx)
+        if columns is None:
             return super().get_seq_length(layer_idx)
         # Up to transformers 4 a static cache counts its first row's keys that are not zero, as padding's are.
-        return self.columns.seen if is_preallocated(self) else super().get_seq_length(layer_idx) + self.columns.removed
+        return columns.seen if is_preallocated(self) else super().get_seq_length(layer_idx) + columns.removed
 
     def crop(self, length: int) -> None:
         # Up to transformers 4 `length` is what stays, in tokens seen; from 5 on what goes, negative.
         gone = int(self.get_seq_length()) - length if length > 0 else -length
-        if gone > self.columns.tail:
+        tail = min(columns.tail for columns in self.stages)
+        if gone > tail:
             raise RuntimeError(
                 f"pact_ext: a crop of {gone} tokens reaches into reduced visual tokens; at most the "
-                f"{self.columns.tail} tokens after them can go"
+                f"{tail} tokens after them can go"
             )
         if gone > 0:
             super().crop(-gone)
-            self.columns.drop(gone)
+            for columns in self.stages:
+                columns.drop(gone)
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
         super().reorder_cache(beam_idx)
-        self.columns.take(lambda x: x[beam_idx.to(x.device)])
+        self._take(lambda x: x[beam_idx.to(x.device)])
 
     def batch_repeat_interleave(self, repeats: int) -> None:
         super().batch_repeat_interleave(repeats)
-        self.columns.take(lambda x: x.repeat_interleave(repeats, dim=0))
+        self._take(lambda x: x.repeat_interleave(repeats, dim=0))
 
     def batch_select_indices(self, indices: Tensor) -> None:
         super().batch_select_indices(indices)
-        self.columns.take(lambda x: x[indices.to(x.device)])
+        self._take(lambda x: x[indices.to(x.device)])
+
+    def _take(self, chosen: Callable[[Tensor], Tensor]) -> None:
+        for columns in self.stages:
+            columns.take(chosen)
 
     def reset(self) -> None:
         super().reset()
-        del self.columns
-        self.__class__ = type(self).__mro__[2]  # what `mark_reduced` found
+        del self.stages
+        self.__class__ = type(self).__mro__[2]  # what `add_stage` found
 
     def __reduce_ex__(self, protocol):
         return _new, (type(self).__mro__[2],), vars(self)
@@ -162,15 +178,17 @@ def _new(base: type):
     return cls.__new__(cls)
 
 
-def mark_reduced(cache, columns: Columns) -> None:
-    """Attach `columns` to a cache that has none yet."""
-    cache.__class__ = _reduced_class(type(cache))
-    cache.columns = columns
+def add_stage(cache, columns: Columns) -> None:
+    """The cache was reduced once more, at a later layer."""
+    if not isinstance(cache, ReducedCache):
+        cache.__class__ = _reduced_class(type(cache))
+        cache.stages = []
+    cache.stages.append(columns)
 
 
-def columns_of(cache) -> Columns | None:
-    """How a cache was reduced; None when it was not, or when there is no cache."""
-    return cache.columns if isinstance(cache, ReducedCache) else None
+def stages_of(cache) -> list[Columns]:
+    """How a cache was reduced, by layer; [] when it was not, or when there is no cache."""
+    return cache.stages if isinstance(cache, ReducedCache) else []
 
 
 def key_width(cache, layer: int, count: int) -> int:

@@ -1,17 +1,18 @@
-"""Reducing the visual tokens of every row of a batch at the input of a layer, and closing the gaps they leave."""
+"""Reducing the visual tokens of every row of a batch at a site, and closing the gaps they leave."""
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from ..config import PactConfig
-from ..reduction import Reduction, reduce
+from ..reduction import Reduction
+from ..reference import log_sizes, merged_position_ids
 from .cache import pad_left
-from .families import Family
-from .prompt import Prompt
+from .sequence import Sequence
+from .views import Scene
 
 
 @dataclass(frozen=True)
@@ -19,67 +20,63 @@ class Compaction:
     """A batch ``[B, q, ...]`` after its reduction: ``[B, columns, ...]``, every row padded on the left.
 
     Attributes:
-        source: ``[B, columns]`` int64, the place each column had; 0 for padding.
+        source: ``[B, columns]`` int64, the column each was before; 0 for padding.
         hidden: ``[B, columns, d]``, merged tokens at their centres' places.
-        log_sizes: ``[B, columns]``, log of the size behind each column; -inf for padding.
-        tail: columns after the last visual token of any row.
-        plain: nothing was merged or removed, and nothing is padding.
+        sequence: the columns as the next site finds them.
+        untouched: nothing was merged or removed.
         reductions: one for each row; None for a row without visual tokens.
     """
 
     source: Tensor
     hidden: Tensor
-    log_sizes: Tensor
-    tail: int
-    plain: bool
+    sequence: Sequence
+    untouched: bool
     reductions: list[Reduction | None]
 
-    def rotary(self, embedding: Tensor) -> Tensor:
-        """Cosines or sines ``[..., 1 or B, q, dh]`` of the columns."""
-        rows = embedding.expand(*embedding.shape[:-3], self.source.shape[0], -1, -1)
-        index = self.source.to(embedding.device)[..., None].expand(*rows.shape[:-3], -1, -1, rows.shape[-1])
-        return rows.gather(-2, index)
+
+def compact(scene: Scene) -> Compaction:
+    """Reduce the visual tokens at a site."""
+    sequence, hidden = scene.sequence, scene.at.hidden
+    found = [
+        [_reduction(scene, row, group) for group in range(len(groups))] for row, groups in enumerate(sequence.visual)
+    ]
+    rows = [_row(sequence, row, hidden[row], parts) for row, parts in enumerate(found)]
+    source, states, sizes = (pad_left([row[part] for row in rows], 0) for part in range(3))
+    lead = [source.shape[1] - len(row[0]) for row in rows]
+    after = dataclasses.replace(
+        sequence,
+        visual=[[at + before for at in places] for before, (*_, places) in zip(lead, rows, strict=True)],
+        lead=lead,
+        source=sequence.source.gather(1, source),
+        sizes=sizes,
+        plain=sequence.plain and all(part.n_out == part.n_in for parts in found for part in parts),
+    )
+    reductions = [_joined(parts) for parts in found]
+    return Compaction(source, states, after, all(r is None or r.n_out == r.n_in for r in reductions), reductions)
 
 
-def compact(
-    prompt: Prompt, hidden: Tensor, cos: Tensor, sin: Tensor, layer: nn.Module, family: Family, config: PactConfig
-) -> Compaction:
-    """Reduce the visual tokens of `prompt`.
-
-    Args:
-        hidden: ``[B, q, d]``, input of `layer`.
-        cos, sin: what the decoder hands to its layers.
-    """
-    cos, sin = cos.to(hidden.device), sin.to(hidden.device)
-    rows, reductions = [], []
-    for row, groups in enumerate(prompt.visual):
-        parts = []
-        for places in groups:
-            at = places.to(hidden.device)
-            # Under autocast the projections come in another dtype than the hidden states.
-            keys, queries = (x.to(hidden.dtype) for x in family.keys_and_queries(layer, hidden[row, at]))
-            turned = family.rotated(layer, keys, *(x[..., row if x.shape[-3] > 1 else 0, at, :] for x in (cos, sin)))
-            ids = prompt.position_ids_of(row, at)
-            try:
-                part = reduce(hidden[row, at], keys, queries, position_ids=ids, cluster_keys=turned, config=config)
-            except RuntimeError as error:
-                if keys.isfinite().all():
-                    raise
-                raise RuntimeError(f"pact_ext: the visual tokens of row {row} are not finite: {error}") from error
-            parts.append(part)
-        reductions.append(_joined(parts))
-        rows.append(_row(prompt, row, hidden[row], reductions[-1]))
-
-    sources, states, log_sizes = zip(*rows, strict=True)
-    untouched = all(r is None or r.n_out == r.n_in for r in reductions)
-    last = [int(groups[-1][-1]) for groups in prompt.visual if groups]
-    return Compaction(
-        source=pad_left(sources, 0),
-        hidden=pad_left(states, 0),
-        log_sizes=pad_left(log_sizes, -torch.inf),
-        tail=hidden.shape[1] - 1 - max(last, default=-1),
-        plain=untouched and (prompt.present is None or bool(prompt.present.all())),
-        reductions=reductions,
+def _reduction(scene: Scene, row: int, group: int) -> Reduction:
+    places, view = scene.sequence.visual[row][group], scene.view(row, group)
+    try:
+        chosen = scene.method.select(view)
+    except RuntimeError as error:
+        if view.hidden.isfinite().all():
+            raise
+        raise RuntimeError(f"pact_ext: the visual tokens of row {row} are not finite: {error}") from error
+    kept, labels = chosen.kept, chosen.labels
+    if labels is None:
+        labels = torch.full((len(view),), -1, dtype=torch.int64, device=kept.device)
+        labels[kept] = torch.arange(len(kept), device=kept.device)
+    sizes = view.sizes[kept] if chosen.sizes is None else chosen.sizes
+    places = scene.sequence.source[row, places.to(kept.device)]
+    ids = scene.sequence.prompt.position_ids_of(row, places)
+    return Reduction(
+        merged=view.hidden[kept] if chosen.hidden is None else chosen.hidden,
+        sizes=sizes,
+        log_sizes=log_sizes(sizes),
+        centers=kept,
+        labels=labels,
+        position_ids=None if ids is None else merged_position_ids(ids, kept.to(ids.device)),
     )
 
 
@@ -103,32 +100,30 @@ class _Seam(torch.autograd.Function):
         )
 
 
-def _row(prompt: Prompt, row: int, hidden: Tensor, reduction: Reduction | None) -> tuple[Tensor, Tensor, Tensor]:
-    """Source, hidden states and log sizes of one row, without the padding before its first token."""
-    count, device = hidden.shape[0], hidden.device
-    keep = torch.ones(count, dtype=torch.bool)
-    padding = torch.zeros(count, dtype=torch.bool)
-    if prompt.present is not None:
-        padding = ~prompt.present[row]
-        keep &= prompt.present[row].cumsum(0) > 0
-    length = int(keep.sum())
-    keep, padding = keep.to(device), padding.to(device)
-    if reduction is not None:
-        visual = torch.cat(prompt.visual[row]).to(device)
-        centers = visual[reduction.centers]
-        keep[visual] = False
-        keep[centers] = True
-        length += reduction.n_out - reduction.n_in
+def _row(
+    sequence: Sequence, row: int, hidden: Tensor, parts: list[Reduction]
+) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
+    """Source, hidden states and sizes of one row's columns, and which of them are each group's; without the padding
+    before its first token."""
+    keep = torch.ones(sequence.width, dtype=torch.bool, device=hidden.device)
+    keep[: sequence.lead[row]] = False
+    length, centers = sequence.width - sequence.lead[row], []
+    for places, part in zip(sequence.visual[row], parts, strict=True):
+        places = places.to(hidden.device)
+        keep[places] = False
+        centers.append(places[part.centers])
+        length += part.n_out - part.n_in
+    for center in centers:
+        keep[center] = True
 
     # The length is known, so a sort finds the kept places without asking the device for their number.
     source = (~keep).to(torch.int8).argsort(stable=True)[:length]
-    states = hidden[source]
-    log_sizes = torch.zeros(length, device=device, dtype=torch.promote_types(hidden.dtype, torch.float32))
-    if reduction is not None:
-        column = keep.cumsum(0)[centers] - 1
-        states[column] = reduction.merged
-        log_sizes[column] = reduction.sizes.to(log_sizes.dtype).log()
-    return source, states, log_sizes.masked_fill(padding[source], -torch.inf)
+    states, sizes = hidden[source], sequence.sizes[row, source]
+    columns = [keep.cumsum(0)[center] - 1 for center in centers]
+    for column, part in zip(columns, parts, strict=True):
+        states[column] = part.merged
+        sizes[column] = part.sizes
+    return source, states, sizes, columns
 
 
 def _joined(parts: list[Reduction]) -> Reduction | None:
@@ -149,3 +144,11 @@ def _joined(parts: list[Reduction]) -> Reduction | None:
         labels=torch.cat(labels),
         position_ids=None if ids[0] is None else torch.cat(ids, dim=-1),
     )
+
+
+def composed(first: Reduction | None, second: Reduction | None) -> Reduction | None:
+    """One site's reduction and the next one's as one."""
+    if first is None or second is None:
+        return second
+    labels = torch.cat([second.labels, second.labels.new_full((1,), -1)])[first.labels]
+    return dataclasses.replace(second, centers=first.centers[second.centers], labels=labels)

@@ -10,15 +10,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..attention import dense_mask
-from ..config import PactConfig
-from .cache import Columns, columns_of, is_preallocated, key_width, mark_reduced
-from .compaction import Compaction, compact, without_gradient
+from ..methods import Method
+from ..reduction import Reduction
+from .cache import Columns, add_stage, is_preallocated, key_width, stages_of
+from .compaction import compact, composed, without_gradient
 from .families import Family
 from .interface import KeyBias
 from .logits import keep_tokens
 from .masks import at_columns, check_length, check_not_packed, padding
 from .prompt import Prompt, brings_images, read
-from .report import Stopwatch
+from .report import Step, Stopwatch
+from .sequence import Sequence
+from .views import LayerInput, PastKeys, Scene
 
 
 @dataclass
@@ -26,12 +29,14 @@ class Plan:
     """What is done in every call.
 
     Attributes:
+        sites: the decoder layers at whose input the method acts.
         fused: log sizes travel in extra channels of the heads, not in a dense mask.
         implementation: of the decoder's attention, as it was when this was decided.
     """
 
     family: Family
-    config: PactConfig
+    method: Method
+    sites: tuple[int, ...]
     per_image: bool
     fused: bool
     implementation: str | None
@@ -47,13 +52,19 @@ class Pass:
         given: the arguments of the call, by name.
         kept: the head's `logits_to_keep`; a tensor is rewritten for the columns that are left.
         position_ids: what the decoder got.
-        compaction: what this call reduced, None for a call without visual tokens.
-        mask: attention's, for the layers from the reduction on; None while nothing is reduced.
+        site: how many sites have been passed.
+        past: how many tokens came before this call.
+        sequence: this call's columns; None until the first site, and for a call without visual tokens.
+        present: ``[1 or B, past + q]`` bool, False for padding, in this call and before; None when nothing is.
+        before: the input of the layer before a site, for a method that looks at it.
+        reductions: of each row, over all sites passed; [] while nothing is reduced.
+        mask: attention's, for the layers from the last site on; None while nothing is reduced.
         rotary: cosines and sines of the columns that are left, where this call was reduced.
         image_at_end: of each row, whether its last token is a visual one; [] where there are none.
         written: the cached columns that this call's tokens become.
         places: `Columns.places` with those; None while nothing is reduced.
-        stopwatch: the time of `compaction`.
+        steps: what each site left.
+        stopwatches: the time of each reduction.
     """
 
     plan: Plan
@@ -62,52 +73,61 @@ class Pass:
     given: dict
     kept: int | Tensor | None = None
     position_ids: Tensor | None = None
-    compaction: Compaction | None = None
+    site: int = 0
+    past: int = 0
+    sequence: Sequence | None = None
+    present: Tensor | None = None
+    before: LayerInput | None = None
+    reductions: list[Reduction | None] = field(default_factory=list)
     mask: KeyBias | Tensor | None = None
     rotary: tuple[Tensor, Tensor] | None = None
     image_at_end: list[bool] = field(default_factory=list)
     written: range = range(0)
     places: Tensor | None = None
-    stopwatch: Stopwatch | None = None
+    steps: list[Step] = field(default_factory=list)
+    stopwatches: list[Stopwatch] = field(default_factory=list)
 
     def begin(self) -> None:
         """Before the model computes anything: the mask must be long enough."""
         cache, mask = self.given.get("past_key_values"), self.given.get("attention_mask")
-        columns = columns_of(cache)
-        if isinstance(mask, Tensor) and (columns is not None or self._images()):
-            check_length(mask, self._seen(columns, cache, layer=0), self.given["input_ids"].shape[1])
+        stages = stages_of(cache)
+        if isinstance(mask, Tensor) and (stages or self._images()):
+            check_length(mask, self._seen(stages, cache, layer=0), self.given["input_ids"].shape[1])
+
+    def look(self, layer: nn.Module, hidden: Tensor, kwargs: dict) -> None:
+        """Input of the layer before a site."""
+        if self._images():
+            self.before = LayerInput(layer, hidden, kwargs["position_embeddings"])
 
     def enter(self, layer: nn.Module, hidden: Tensor, kwargs: dict) -> Tensor:
-        """Input of the reduction layer: reduces it, and prepares the mask and the rotary embedding from there on."""
-        plan, cache = self.plan, kwargs.get("past_key_values")
-        columns = self._cached(cache)
-        images = self._images()
-        if columns is None and not images:
+        """Input of a site: reduces it, and prepares the mask and the rotary embedding from there on."""
+        cache, site = kwargs.get("past_key_values"), self.site
+        self.site += 1
+        stages = self._cached(cache)
+        if site == 0 and self._images():
+            self.past = self._seen(stages, cache, self.plan.sites[0])
+            self._read(hidden, stages, kwargs)
+        columns = stages[site] if site < len(stages) else None
+        if columns is None and self.sequence is None:
             return hidden
-        past, tokens = self._seen(columns, cache, plan.config.layer), hidden.shape[1]
-        if images:
-            columns = self._compact(layer, hidden, columns, past, kwargs)
-        if columns is None:
-            return hidden
-        if cache is not None and columns_of(cache) is None:
-            mark_reduced(cache, columns)
-        columns.image_at_end = self.image_at_end
-        start, mask = columns.count, kwargs.get("attention_mask")
-        if self.compaction is not None:
-            new, hidden = self.compaction, without_gradient(hidden, self.compaction.hidden)
-            mask = None  # its log sizes say what is padding
-            columns.append(new.source, new.log_sizes, new.plain, tokens, new.tail)
+        mask = kwargs.get("attention_mask")
+        if self.sequence is not None:
+            reduced = self._compact(layer, hidden, cache, kwargs)
+            hidden, mask = without_gradient(hidden, reduced), None  # the log sizes say what is padding
+            columns, start = self._append(columns, cache, hidden)
         else:
             if mask is None and columns.padded.any():
                 raise RuntimeError("pact_ext: attention_mask must be given, for the prompt in this cache was padded")
-            source = torch.arange(tokens, device=columns.source.device).expand(len(hidden), -1)
-            columns.append(source, columns.log_sizes.new_zeros(source.shape), True, tokens, None)
+            source, start = torch.arange(hidden.shape[1], device=columns.source.device), columns.count
+            source = source.expand(len(hidden), -1)
+            columns.append(source, columns.log_sizes.new_zeros(source.shape), True, hidden.shape[1], None)
+        columns.image_at_end = self.image_at_end
         self.written, self.places = range(start, columns.count), columns.places
         self.mask = self._mask(columns, hidden, cache, mask)
         return hidden
 
     def replaced(self, kwargs: dict) -> dict:
-        """Arguments of a layer from the reduction on. The ids stay behind: to FlashAttention gaps mean packing."""
+        """Arguments of a layer from a site on. The ids stay behind: to FlashAttention gaps mean packing."""
         kwargs = {**kwargs, "attention_mask": self.mask, "position_ids": None}
         if self.rotary is not None:
             kwargs["position_embeddings"] = self.rotary
@@ -119,30 +139,31 @@ class Pass:
     def _images(self) -> bool:
         return brings_images(self.plan.family, self.given)
 
-    def _cached(self, cache) -> Columns | None:
-        columns = columns_of(cache)
-        if columns is None:
-            return None
-        columns.check_owner()
-        # A static cache has its length on the device, and asking would wait for it.
-        seen = columns.seen if is_preallocated(cache) else cache.get_seq_length(columns.first)
-        if seen != columns.seen:
-            raise RuntimeError(
-                f"pact_ext: this cache holds {seen - columns.removed} columns behind the reduction where "
-                f"{columns.count} were written; change it through its own methods, not layer by layer"
-            )
-        return columns
+    def _cached(self, cache) -> list[Columns]:
+        stages = stages_of(cache)
+        if not stages:
+            return []
+        stages[0].check_owner()
+        for columns in stages[self.site - 1 :]:
+            # A static cache has its length on the device, and asking would wait for it.
+            seen = columns.seen if is_preallocated(cache) else cache.get_seq_length(columns.first)
+            if seen != columns.seen:
+                raise RuntimeError(
+                    f"pact_ext: this cache holds {seen - columns.removed} columns behind the reduction where "
+                    f"{columns.count} were written; change it through its own methods, not layer by layer"
+                )
+        return stages
 
-    def _seen(self, columns: Columns | None, cache, layer: int) -> int:
+    def _seen(self, stages: list[Columns], cache, layer: int) -> int:
         """How many tokens came before this call."""
-        if columns is not None:
-            return columns.seen
+        if stages:
+            return stages[-1].seen
         return int(cache.get_seq_length(layer)) if hasattr(cache, "get_seq_length") else 0
 
     @torch.no_grad()
-    def _compact(self, layer: nn.Module, hidden: Tensor, columns: Columns | None, past: int, kwargs: dict):
-        """Reduces the visual tokens, if there are any. Returns the columns of the tokens before this call."""
-        plan, mask, rotary = self.plan, kwargs.get("attention_mask"), kwargs["position_embeddings"]
+    def _read(self, hidden: Tensor, stages: list[Columns], kwargs: dict) -> None:
+        """What the call brings, if there is a visual token in it."""
+        plan, past, mask = self.plan, self.past, kwargs.get("attention_mask")
         if mask is None and plan.implementation == "flash_attention_2":
             check_not_packed(kwargs.get("position_ids"))
         present = padding(mask, past, hidden.shape[1])
@@ -152,31 +173,72 @@ class Pass:
             self.core, plan.family, self.given, None if present is None else present[:, past:], plan.per_image
         )
         if not any(prompt.visual):
-            return columns
-        self._check_whole(prompt, columns)
-        prompt.position_ids = self.position_ids
-        with Stopwatch(hidden.device) as self.stopwatch:
-            self.compaction = compact(prompt, hidden, *rotary, layer, plan.family, plan.config)
-            self.rotary = tuple(self.compaction.rotary(x).to(hidden.device) for x in rotary)
-        keep_tokens(self.kept, self.compaction, prompt.present, hidden.shape[1])
+            return
+        self._check_whole(prompt, stages)
+        prompt.position_ids, self.present = self.position_ids, present
+        self.sequence = Sequence.of(prompt, hidden.shape[1], hidden.device)
 
+    @torch.no_grad()
+    def _compact(self, layer: nn.Module, hidden: Tensor, cache, kwargs: dict) -> Tensor:
+        """Reduces the visual tokens. Returns the hidden states of the columns that are left."""
+        plan, before = self.plan, self.sequence
+        rotary = tuple(x.to(hidden.device) for x in kwargs["position_embeddings"])
+        with Stopwatch(hidden.device) as stopwatch:
+            scene = Scene(
+                method=plan.method,
+                family=plan.family,
+                site=self.site - 1,
+                sequence=before,
+                at=LayerInput(layer, hidden, self.rotary or rotary),
+                before=self.before,
+                past=self._past_keys(cache),
+            )
+            found = compact(scene)
+            self.rotary = tuple(_at(x, found.sequence.source) for x in rotary)
+        self.stopwatches.append(stopwatch)
+        keep_tokens(self.kept, found, before)
+        self.reductions = list(map(composed, self.reductions or len(hidden) * [None], found.reductions))
+        self.sequence, self.before = found.sequence, None
+        self.steps.append(Step(plan.sites[self.site - 1], found.hidden.shape[1], self.reductions))
+        return found.hidden
+
+    def _past_keys(self, cache) -> PastKeys | None:
+        """What the layer before the site had cached when this call began."""
+        if self.before is None or cache is None:
+            return None
+        if self.site == 1:
+            return PastKeys(cache, self.past, None if self.present is None else self.present[:, : self.past])
+        count = self.written.start
+        return PastKeys(cache, count, stages_of(cache)[self.site - 2].log_sizes[:, :count] > -torch.inf)
+
+    def _append(self, columns: Columns | None, cache, hidden: Tensor) -> tuple[Columns, int]:
+        """The cached columns at the site with those that this call became, and how many there were before."""
+        sequence, device = self.sequence, hidden.device
+        log_sizes = sequence.log_sizes(torch.promote_types(hidden.dtype, torch.float32))
         if columns is None:
-            source = torch.arange(past, device=hidden.device).expand(len(hidden), -1)
-            log_sizes = self.compaction.log_sizes.new_zeros(source.shape)
+            source = torch.arange(self.past, device=device).expand(len(hidden), -1)
             padded = torch.zeros(len(hidden), dtype=torch.bool)
-            columns = Columns(self.owner, plan.config.layer, source, log_sizes, 0, tail=0, plain=True, padded=padded)
-        if present is not None and not present.all():
-            hidden_now = ~present.to(columns.source.device).gather(1, columns.source)
+            columns = Columns(
+                *(self.owner, self.plan.sites[self.site - 1], source, log_sizes.new_zeros(source.shape)),
+                *(0, 0, True, padded),
+            )
+            if cache is not None:
+                add_stage(cache, columns)
+        if self.present is not None and not self.present.all():
+            hidden_now = ~self.present.to(columns.source.device).gather(1, columns.source)
             columns.log_sizes = columns.log_sizes.masked_fill(hidden_now, -torch.inf)
-            columns.plain, columns.padded = False, columns.padded | ~present.all(dim=1)
-        return columns
+            columns.plain, columns.padded = False, columns.padded | ~self.present.all(dim=1)
+        start = columns.count
+        tokens = self.given["input_ids"].shape[1]
+        columns.append(sequence.source, log_sizes, sequence.plain, tokens, min(sequence.tail))
+        return columns, start
 
-    def _check_whole(self, prompt: Prompt, columns: Columns | None) -> None:
+    def _check_whole(self, prompt: Prompt, stages: list[Columns]) -> None:
         """`generate` with prefill_chunk_size hands on the part of the features that a piece of the prompt needs."""
         width = self.given["input_ids"].shape[1]
         begins = [bool(groups) and int(groups[0][0]) == 0 for groups in prompt.visual]
-        pieces = self.given.get("mm_encoder_outputs") is not None and columns is not None
-        if pieces and any(map(operator.and_, begins, columns.image_at_end)):
+        pieces = self.given.get("mm_encoder_outputs") is not None and stages
+        if pieces and any(map(operator.and_, begins, stages[0].image_at_end)):
             raise RuntimeError(
                 "pact_ext: an image must come whole in one call, got the rest of one that began in the call before; "
                 "generate without prefill_chunk_size"
@@ -199,3 +261,10 @@ class Pass:
         if self.plan.fused:
             return KeyBias(log_sizes, columns.plain)
         return dense_mask(log_sizes, hidden.shape[1], hidden.dtype, width=width)
+
+
+def _at(embedding: Tensor, source: Tensor) -> Tensor:
+    """Cosines or sines ``[..., 1 or B, tokens, width]`` of the columns ``[B, q]`` that came from those tokens."""
+    rows = embedding.expand(*embedding.shape[:-3], len(source), -1, -1)
+    index = source[..., None].expand(*rows.shape[:-3], -1, -1, rows.shape[-1])
+    return rows.gather(-2, index)

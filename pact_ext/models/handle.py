@@ -9,6 +9,7 @@ import weakref
 from torch import Tensor, nn
 
 from ..config import PactConfig
+from ..methods import Method
 from ..reduction import Reduction
 from .families import base_of, core_of
 from .forward import Plan
@@ -33,9 +34,14 @@ class Handle:
         hooks.handle = weakref.ref(self)
 
     @property
-    def config(self) -> PactConfig:
-        """The parameters of the reduction."""
-        return self._hooks.plan.config
+    def method(self) -> Method:
+        """What reduces it."""
+        return self._hooks.plan.method
+
+    @property
+    def config(self) -> PactConfig | None:
+        """The parameters of PACT; None for another method."""
+        return getattr(self.method, "config", None)
 
     @property
     def attention(self) -> str:
@@ -79,8 +85,9 @@ class Handle:
         """
         if self._hooks.report is None:
             raise RuntimeError("Handle.report: no images have passed through the model yet")
-        report, stopwatch = self._hooks.report
-        return dataclasses.replace(report, seconds=stopwatch.seconds(synchronize))
+        report, stopwatches = self._hooks.report
+        seconds = [stopwatch.seconds(synchronize) for stopwatch in stopwatches]
+        return dataclasses.replace(report, seconds=None if None in seconds else sum(seconds))
 
     def off(self) -> contextlib.AbstractContextManager[None]:
         """A context in which this thread's calls of the model are those of the model as it was.
@@ -108,17 +115,17 @@ class Handle:
         return handle_of, (self.model,)
 
 
-def attach(model: nn.Module, config: PactConfig, per_image: bool, attention: str) -> Handle:
+def attach(model: nn.Module, method: Method, per_image: bool, attention: str) -> Handle:
     """`pact_ext.apply`."""
     if not isinstance(per_image, bool):
         raise ValueError(f"pact_ext.apply: per_image must be True or False, got {per_image!r}")
-    core, family, decoder = parts_of(model, config.layer)
+    core, family, decoder, sites = parts_of(model, method)
     if handle_of(model) is not None:
         raise RuntimeError("pact_ext.apply: this model is reduced already; remove() that handle first")
     implementation = decoder.config._attn_implementation
-    chosen = choose(implementation, route(decoder.layers[config.layer], attention))
+    chosen = choose(implementation, route(decoder.layers[sites[0]], attention))
     head = base_of(model)
-    plan = Plan(family, config, per_image, chosen == "fused", implementation)
+    plan = Plan(family, method, sites, per_image, chosen == "fused", implementation)
     return Handle(model, Hooks(plan, None if head is core else head, core))
 
 

@@ -3,11 +3,13 @@
     head           labels are refused, the logits to keep noted
     core           a `Pass` begins, with the arguments of the call
     decoder        position ids
-    layer L        reduces the visual tokens, closes the gaps, prepares what the shorter sequence needs
-    layers > L     get that in place of their arguments
+    a site         a layer at whose input the method reduces the visual tokens; the gaps are closed
+    layers after   get what the shorter sequence needs in place of their arguments
+    layers before  a site are looked at, for methods that ask for their attention
 
-Layers before L see what they always saw. What a pass leaves behind for the next one is on its cache. The hooks know
-none of the modules they hang on: they live as long as the model does, and go along with a copy of it or of a part.
+Before the first site layers see what they always saw. What a pass leaves behind for the next one is on its cache. The
+hooks know none of the modules they hang on: they live as long as the model does, and go along with a copy of it or of a
+part.
 """
 
 from __future__ import annotations
@@ -41,7 +43,7 @@ class Hooks:
         name: how the caches that it reduced know it.
         handle: a weak reference to the handle that its user has, if any.
         last, columns: as in `Handle`.
-        report: of the latest call that brought images, and the stopwatch for its time.
+        report: of the latest call that brought images, and the stopwatches for its time.
     """
 
     def __init__(self, plan: Plan, head: nn.Module | None, core: nn.Module) -> None:
@@ -49,16 +51,20 @@ class Hooks:
         self._has_head = head is not None
         self._begin(uuid.uuid4().hex)
         decoder = plan.family.decoder(core)
-        first, *later = decoder.layers[plan.config.layer :]
+        reduced = decoder.layers[plan.sites[0] :]
         if plan.fused:
-            for layer in (first, *later):
+            for layer in reduced:
                 switch(layer.self_attn)
+        sites = [decoder.layers[site] for site in plan.sites]
+        later = [layer for layer in reduced if all(layer is not site for site in sites)]
+        seen = [decoder.layers[site - 1] for site in plan.sites] if "received" in plan.method.needs else []
         self._removable = [
             core.register_forward_pre_hook(self._before_core, with_kwargs=True),
             core.register_forward_hook(self._after_core, always_call=True),
             decoder.register_forward_pre_hook(self._before_decoder, with_kwargs=True),
-            first.register_forward_pre_hook(self._before_first_layer, with_kwargs=True),
+            *(layer.register_forward_pre_hook(self._before_site, with_kwargs=True) for layer in sites),
             *(layer.register_forward_pre_hook(self._before_later_layer, with_kwargs=True) for layer in later),
+            *(layer.register_forward_pre_hook(self._look_at_layer, with_kwargs=True) for layer in seen),
         ]
         if head is not None:
             self._removable.append(head.register_forward_pre_hook(self._before_head, with_kwargs=True))
@@ -70,7 +76,7 @@ class Hooks:
         self.handle = None
         self.last: list[Reduction | None] = []
         self.columns: Tensor | None = None
-        self.report: tuple[Report, Stopwatch] | None = None
+        self.report: tuple[Report, list[Stopwatch]] | None = None
         self._passes: dict[int, Pass] = {}  # by thread
         self._kept: dict[int, int | Tensor | None] = {}  # by thread
 
@@ -160,17 +166,25 @@ class Hooks:
         self._passes[threading.get_ident()].position_ids = kwargs.get("position_ids")
 
     @torch.compiler.disable
-    def _before_first_layer(self, layer: nn.Module, args: tuple, kwargs: dict):
+    def _before_site(self, layer: nn.Module, args: tuple, kwargs: dict):
         current = self._passes.get(threading.get_ident())
         if current is None:
             return None
         hidden, args = (args[0], args[1:]) if args else (kwargs.pop("hidden_states"), ())
         reduced = current.enter(layer, hidden, kwargs)
         self.columns = current.places
-        if current.compaction is not None:
-            self.last = current.compaction.reductions[:: copies_of_rows(len(hidden))]
-            self.report = self._measured(current, hidden, reduced, kwargs.get("past_key_values")), current.stopwatch
+        if current.sequence is not None:
+            copies = copies_of_rows(len(hidden))
+            self.last = current.reductions[::copies]
+            cached = kwargs.get("past_key_values")
+            self.report = self._measured(current, hidden, copies, cached), current.stopwatches
         return None if current.mask is None else ((reduced, *args), current.replaced(kwargs))
+
+    @torch.compiler.disable
+    def _look_at_layer(self, layer: nn.Module, args: tuple, kwargs: dict) -> None:
+        current = self._passes.get(threading.get_ident())
+        if current is not None:
+            current.look(layer, args[0] if args else kwargs["hidden_states"], kwargs)
 
     @torch.compiler.disable
     def _before_later_layer(self, layer: nn.Module, args: tuple, kwargs: dict):
@@ -189,21 +203,27 @@ class Hooks:
             )
         return kept
 
-    def _measured(self, current: Pass, hidden: Tensor, reduced: Tensor, cache) -> Report:
-        (rows, tokens_in), tokens_out = hidden.shape[:2], reduced.shape[1]
-        decoder, layer = self.plan.family.decoder(current.core), self.plan.config.layer
+    def _measured(self, current: Pass, hidden: Tensor, copies: int, cache) -> Report:
+        decoder, tokens_in = self.plan.family.decoder(current.core), current.given["input_ids"].shape[1]
         layers = len(decoder.layers)
-        column_bytes = 0 if cache is None else rows * self.plan.family.column_bytes(decoder.config, hidden.dtype)
-        gone = 0 if cache is None or is_preallocated(cache) else (layers - layer) * (tokens_in - tokens_out)
+        visual_in = [0 if row is None else row.n_in for row in self.last]
+        columns, visual = layers * [tokens_in], layers * [sum(visual_in)]
+        for step in current.steps:
+            left = sum(0 if row is None else row.n_out for row in step.reductions[::copies])
+            columns[step.layer :] = (layers - step.layer) * [step.columns]
+            visual[step.layer :] = (layers - step.layer) * [left]
+        column_bytes = 0 if cache is None else len(hidden) * self.plan.family.column_bytes(decoder.config, hidden.dtype)
+        kept = layers * tokens_in if cache is None or is_preallocated(cache) else sum(columns)
         return Report(
-            visual_in=[0 if row is None else row.n_in for row in self.last],
+            visual_in=visual_in,
             visual_out=[0 if row is None else row.n_out for row in self.last],
             tokens_in=tokens_in,
-            tokens_out=tokens_out,
-            layer=layer,
+            tokens_out=columns[-1],
+            layer=current.steps[0].layer,
             layers=layers,
-            cache_bytes=(layers * tokens_in - gone) * column_bytes,
-            cache_bytes_saved=gone * column_bytes,
+            visual_by_layer=visual,
+            cache_bytes=kept * column_bytes,
+            cache_bytes_saved=(layers * tokens_in - kept) * column_bytes,
             seconds=None,
         )
 

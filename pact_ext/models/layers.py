@@ -54,7 +54,7 @@ def layer_distances(model: nn.Module, inputs: Mapping) -> Tensor:
         largest = []
         for row, places in enumerate(rows):
             if places is not None:
-                keys, _ = family.keys_and_queries(layer, hidden[row, places.to(hidden.device)])
+                keys = family.keys(layer, hidden[row, places.to(hidden.device)])
                 keys = keys.float() if keys.dtype == torch.float64 else keys
                 largest.append(ops.max_distance(keys).float())
         found.append(torch.stack(largest).max())

@@ -6,31 +6,29 @@ import torch
 from torch import Tensor
 
 from .compaction import Compaction
+from .sequence import Sequence
 
 PADDING = -2
 
 
-def keep_tokens(kept: int | Tensor | None, compaction: Compaction, present: Tensor | None, tokens: int) -> None:
-    """Make `logits_to_keep` mean the same tokens after a reduction as before.
+def keep_tokens(kept: int | Tensor | None, compaction: Compaction, before: Sequence) -> None:
+    """Make `logits_to_keep` mean the same tokens after a reduction as before it.
 
     A tensor is rewritten in place. A number can stay as it is: the last column stands for the whole prompt whatever it
     was, and more of them have to be the last tokens.
-
-    Args:
-        present: ``[B, tokens]``, as in `Prompt`.
 
     Raises:
         RuntimeError: a token of them is not there any more, or not in the same column of every row.
     """
     if isinstance(kept, Tensor):
-        kept.copy_(_columns(kept.cpu(), compaction, present, tokens))
-    elif kept is not None and max(1, compaction.tail) < kept < tokens:
-        _columns(torch.arange(tokens - kept, tokens), compaction, present, tokens)
+        kept.copy_(_columns(kept.cpu(), compaction, before))
+    elif kept is not None and max(1, min(before.tail)) < kept < before.width:
+        _columns(torch.arange(before.width - kept, before.width), compaction, before)
 
 
-def _columns(places: Tensor, compaction: Compaction, present: Tensor | None, tokens: int) -> Tensor:
+def _columns(places: Tensor, compaction: Compaction, before: Sequence) -> Tensor:
     """The columns of the tokens at `places`, ``[k]`` for all rows or ``[B, k]``, in the same shape."""
-    rows, count = compaction.source.shape
+    (rows, count), tokens = compaction.source.shape, before.width
     if places.dtype == torch.bool or not places.ndim or places.shape[:-1] not in ((), (rows,)):
         raise RuntimeError(
             "pact_ext: logits_to_keep must be a number, or hold indices for all rows or for each, got "
@@ -39,12 +37,11 @@ def _columns(places: Tensor, compaction: Compaction, present: Tensor | None, tok
     if not bool(((places >= -tokens) & (places < tokens)).all()):
         raise RuntimeError(f"pact_ext: logits_to_keep must be in {-tokens} to {tokens - 1}, got {places.tolist()}")
     source = compaction.source.cpu()
-    filled = (compaction.log_sizes > -torch.inf).cpu()
+    filled = (compaction.sequence.sizes > 0).cpu()
     column_of = torch.full((rows, tokens + 1), -1)
     column_of.scatter_(1, torch.where(filled, source, tokens), torch.arange(count).expand(rows, -1))
     column_of = column_of[:, :tokens]
-    if present is not None:
-        column_of[~present] = PADDING
+    column_of[(before.sizes == 0).cpu()] = PADDING
     found = column_of.gather(1, (places % tokens).expand(rows, -1))
     if (found == -1).any():
         row, which = (found == -1).nonzero()[0].tolist()

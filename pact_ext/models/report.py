@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
+
+from ..reduction import Reduction
 
 
 class Stopwatch:
@@ -35,6 +38,14 @@ class Stopwatch:
         return self._events[0].elapsed_time(self._events[1]) / 1e3 if self._events[1].query() else None
 
 
+class Step(NamedTuple):
+    """What one site left: the columns of the sequence from its layer on, and each row's reduction so far."""
+
+    layer: int
+    columns: int
+    reductions: list[Reduction | None]
+
+
 @dataclass(frozen=True)
 class Report:
     """What one call gained. `str` gives a small table, `as_dict` plain numbers.
@@ -42,7 +53,8 @@ class Report:
     Attributes:
         visual_in, visual_out: visual tokens of each row before and after; rows as in `Handle.last`.
         tokens_in, tokens_out: columns of the whole batch's sequence, text and padding included, before and after.
-        layer, layers: the reduction is at the input of `layer` of `layers`.
+        layer, layers: the reduction is at the input of `layer` of `layers`; of several, this is the first.
+        visual_by_layer: visual tokens of the whole batch that each layer sees.
         cache_bytes, cache_bytes_saved: key-value cache of this call's tokens in all layers, beams included, as it is,
             and what it is less than without a reduction; 0 and 0 without a cache. A static cache is allocated up
             front: 0 saved.
@@ -55,6 +67,7 @@ class Report:
     tokens_out: int
     layer: int
     layers: int
+    visual_by_layer: list[int]
     cache_bytes: int
     cache_bytes_saved: int
     seconds: float | None
@@ -67,8 +80,7 @@ class Report:
     @property
     def mean_visual_tokens(self) -> float:
         """Visual tokens of the whole batch that a layer sees, on the average over all layers."""
-        before, after = sum(self.visual_in), sum(self.visual_out)
-        return (self.layer * before + (self.layers - self.layer) * after) / self.layers
+        return sum(self.visual_by_layer) / self.layers
 
     def as_dict(self) -> dict:
         """Every figure by name."""

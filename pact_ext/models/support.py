@@ -7,11 +7,12 @@ import torch
 from torch import Tensor, nn
 from transformers import DynamicCache
 
+from ..methods import Method
 from .families import Family, code_of, core_of, family_of
 
 
-def parts_of(model: nn.Module, layer: int) -> tuple[nn.Module, Family, nn.Module]:
-    """The core, the family and the decoder of a model that can be reduced at the input of a decoder layer.
+def parts_of(model: nn.Module, method: Method) -> tuple[nn.Module, Family, nn.Module, tuple[int, ...]]:
+    """The core, the family and the decoder of a model that can be reduced, and the layers at whose input it is.
 
     Raises:
         ValueError: it cannot; the message says what stands in the way.
@@ -21,10 +22,10 @@ def parts_of(model: nn.Module, layer: int) -> tuple[nn.Module, Family, nn.Module
     family = family_of(core, "pact_ext.apply")
     decoder = family.decoder(core)
     _check_whole(core, decoder)
-    _check_number(decoder, family.first_layer(core), layer)
-    _check_windows(decoder, layer)
-    _check_keys(decoder, family, decoder.layers[layer])
-    return core, family, decoder
+    sites = _sites(decoder, family.first_layer(core), method)
+    _check_windows(decoder, sites[0])
+    _check_keys(decoder, family, decoder.layers[sites[0]])
+    return core, family, decoder, sites
 
 
 def route(layer: nn.Module, attention: str) -> str:
@@ -57,17 +58,21 @@ def _check_whole(core: nn.Module, decoder: nn.Module) -> None:
         )
 
 
-def _check_number(decoder: nn.Module, first: int, layer: int) -> None:
+def _sites(decoder: nn.Module, first: int, method: Method) -> tuple[int, ...]:
     layers = len(getattr(decoder, "layers", ()))
     if not layers:
         raise ValueError(
             f"pact_ext.apply: a decoder of {type(decoder).__name__} cannot be reduced, for it has no `layers`"
         )
-    if not first <= layer < layers:
-        why = f"; its layers before {first} add visual features to visual tokens' places" if first else ""
-        raise ValueError(
-            f"pact_ext.apply: config.layer must be in {first} to {layers - 1} for this model, got {layer}{why}"
-        )
+    sites = method.sites(layers)
+    for layer in sites:
+        if not first <= layer < layers:
+            why = f"; its layers before {first} add visual features to visual tokens' places" if first else ""
+            raise ValueError(
+                f"pact_ext.apply: {method.layer_argument} must be in {first} to {layers - 1} for this model, got "
+                f"{layer}{why}"
+            )
+    return sites
 
 
 def _check_windows(decoder: nn.Module, layer: int) -> None:
@@ -131,8 +136,7 @@ def _keys_of_both(decoder: nn.Module, family: Family, layer: nn.Module) -> tuple
     places = torch.arange(4, device=weight.device)
     ids = torch.stack([places + 1, 2 * places, places + 5])[:, None] if _has_axes(decoder.config) else places[None]
     cos, sin = decoder.rotary_emb(tokens[None], ids)
-    keys, _ = family.keys_and_queries(layer, tokens)
-    found = family.rotated(layer, keys, *(x[..., 0, :, :] for x in (cos, sin)))
+    found = family.rotated(layer, family.keys(layer, tokens), *(x[..., 0, :, :] for x in (cos, sin)))
     try:
         layer.forward(tokens[None], attention_mask=None, position_embeddings=(cos, sin), past_key_values=_Probe())
     except _Written as result:

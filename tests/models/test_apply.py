@@ -159,7 +159,7 @@ def test_every_dtype(dtype, attention):
     with pact_ext.apply(model, CONFIG, attention=attention) as handle:
         logits, tokens = tiny.generate(model, inputs, STEPS)
         assert all(r.merged.dtype == dtype for r in handle.last)
-        columns = model(**inputs, use_cache=True).past_key_values.columns.log_sizes
+        columns = model(**inputs, use_cache=True).past_key_values.stages[-1].log_sizes
         for row, reduction in zip(columns, handle.last, strict=True):  # not rounded to a half
             assert torch.equal(row[row > 0].sort().values, reduction.log_sizes[reduction.sizes > 1].sort().values)
     assert logits.dtype == dtype

@@ -87,7 +87,7 @@ def test_a_removed_handle_and_its_model_can_be_freed():
     del model, handle
     gc.collect()
     assert [ref() for ref in gone] == [None, None]
-    assert cache.columns.count > 0  # a cache that is kept holds neither
+    assert cache.stages[-1].count > 0  # a cache that is kept holds neither
 
 
 def test_applying_again_after_removal_and_with_another_config():

@@ -58,16 +58,21 @@ class Family:
         """The lowest layer whose input may be reduced."""
         return 0
 
-    def keys_and_queries(self, layer: nn.Module, hidden: Tensor) -> tuple[Tensor, Tensor]:
-        """The layer's keys ``[n, Hk, dh]`` and queries ``[n, Hq, dh]``, before rotary embedding, of its inputs
-        ``[n, d]``."""
+    def keys(self, layer: nn.Module, hidden: Tensor) -> Tensor:
+        """The layer's keys ``[n, Hk, dh]``, before rotary embedding, of its inputs ``[n, d]``."""
+        return self._projected(layer, hidden, "k")
+
+    def queries(self, layer: nn.Module, hidden: Tensor) -> Tensor:
+        """Its queries ``[n, Hq, dh]``, likewise."""
+        return self._projected(layer, hidden, "q")
+
+    def _projected(self, layer: nn.Module, hidden: Tensor, which: str) -> Tensor:
         attention = layer.self_attn
-        x = layer.input_layernorm(hidden)
-        keys = attention.k_proj(x).unflatten(-1, (-1, attention.head_dim))
-        queries = attention.q_proj(x).unflatten(-1, (-1, attention.head_dim))
-        if hasattr(attention, "k_norm"):  # Qwen3
-            keys, queries = attention.k_norm(keys), attention.q_norm(queries)
-        return keys, queries
+        heads = getattr(attention, f"{which}_proj")(layer.input_layernorm(hidden)).unflatten(
+            -1, (-1, attention.head_dim)
+        )
+        norm = getattr(attention, f"{which}_norm", None)  # Qwen3
+        return heads if norm is None else norm(heads)
 
     def column_bytes(self, config, dtype: torch.dtype) -> int:
         """Bytes of one token's keys and values in the cache of one layer; `config` is the decoder's."""
@@ -75,8 +80,8 @@ class Family:
         return 2 * config.num_key_value_heads * head_size * dtype.itemsize
 
     def rotated(self, layer: nn.Module, keys: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        """The keys ``[n, Hk, dh]`` after rotary embedding, by the layer's own function: halves or neighbours paired,
-        all channels or the first. `cos` and `sin` are ``[n, width]`` of what the decoder hands to its layers."""
+        """Keys ``[n, Hk, dh]``, or queries, after rotary embedding, by the layer's own function: halves or neighbours
+        paired, all channels or the first. `cos` and `sin` are ``[n, width]`` of what the decoder hands to its layers."""
         heads = keys.transpose(0, 1)[None]
         turned, passed = heads[..., : cos.shape[-1]], heads[..., cos.shape[-1] :]
         _, turned = code_of(layer)["apply_rotary_pos_emb"](turned[:, :0], turned, cos[None], sin[None])

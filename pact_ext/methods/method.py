@@ -1,0 +1,102 @@
+"""What a method of visual-token reduction says of itself.
+
+A method is one small class that reads like its paper: where it acts, what it needs, how many tokens it leaves, and
+which. Compaction, positions, caches, padding, batches, masks and sizes are the engine's (`pact_ext.models`), the same
+for all.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from .view import View
+
+METHODS: dict[str, type[Method]] = {}
+"""Every method by its name, in the order in which they became known."""
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What becomes of n tokens.
+
+    Attributes:
+        kept: int64 ``[K]``, the tokens that stay, ascending; each keeps its place and its position ids.
+        labels: int64 ``[n]``, the place in `kept` that each token goes to, -1 for a discarded one. None: what does not
+            stay is discarded.
+        hidden: ``[K, d]``, new hidden states; None: they stay as they are.
+        sizes: ``[K]``, how many tokens each counts as in attention (proportional attention); None: as many as before.
+    """
+
+    kept: Tensor
+    labels: Tensor | None = None
+    hidden: Tensor | None = None
+    sizes: Tensor | None = None
+
+
+class Method:
+    """One method. Subclasses are frozen dataclasses: their fields are the method's parameters.
+
+    Attributes:
+        name: on the command line, and in `names`.
+        source: the paper, or what it is.
+        needs: what `select` reads of its `View` besides the hidden states; nothing else is computed.
+        layer_argument: what an error about the layer calls it.
+    """
+
+    name: ClassVar[str]
+    source: ClassVar[str]
+    needs: ClassVar[frozenset[str]] = frozenset()
+    layer_argument: ClassVar[str] = "layer"
+
+    def __init_subclass__(cls) -> None:
+        METHODS[cls.name] = cls
+
+    def sites(self, layers: int) -> tuple[int, ...]:
+        """The decoder layers, of so many, at whose input it acts, ascending. 0 is what the projector gives."""
+        raise NotImplementedError
+
+    def count(self, n: int, site: int = 0) -> int | None:
+        """How many of n tokens stay at one of the sites, as far as that is known beforehand; None: only the data tells.
+
+        n is the number of tokens before the first site.
+        """
+        return None
+
+    def select(self, view: View) -> Selection:
+        """Which tokens stay at the view's site."""
+        raise NotImplementedError
+
+    def check(self, argument: str, wanted: str, ok: bool) -> None:
+        """Raises ValueError, naming the method and the argument, unless it is ok."""
+        if not ok:
+            raise ValueError(f"{type(self).__name__}: {argument} must be {wanted}, got {getattr(self, argument)!r}")
+
+    def check_keep(self, argument: str = "keep") -> None:
+        value = getattr(self, argument)
+        whole = isinstance(value, int) and not isinstance(value, bool) and value >= 1
+        share = isinstance(value, float) and 0 < value <= 1
+        self.check(argument, "a share of the tokens in (0, 1], or a whole number of them", whole or share)
+
+    def check_layer(self, argument: str = "layer", least: int = 0) -> None:
+        value = getattr(self, argument)
+        ok = isinstance(value, int) and not isinstance(value, bool) and value >= least
+        self.check(argument, f"an integer >= {least}", ok)
+
+    def __str__(self) -> str:
+        """As `parse` reads it: the name, and the fields that are not at their defaults."""
+        changed = [f for f in dataclasses.fields(self) if getattr(self, f.name) != f.default]
+        arguments = ",".join(f"{f.name}={getattr(self, f.name)}" for f in changed)
+        return self.name + (f":{arguments}" if arguments else "")
+
+
+def budget(n: int, keep: float | int) -> int:
+    """How many of n tokens a share keeps, half up, and at least one; a whole number is an absolute budget."""
+    if isinstance(keep, int):
+        return min(n, keep)
+    return max(1, math.floor(n * keep + 0.5))

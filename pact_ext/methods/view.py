@@ -1,0 +1,89 @@
+"""What a method sees: the visual tokens of one row, or of one picture, at one of its sites."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+class View:
+    """Visual tokens, as far as a method's `needs` go. Each part is computed when it is first asked for, and once.
+
+    An engine makes views inside models. By hand, for tests and for engines of one's own, the parts are given by name,
+    as values or as functions without arguments:
+
+    >>> View(hidden, needs=method.needs, keys=keys, queries=lambda: project(hidden))
+
+    Attributes:
+        hidden: ``[n, d]`` hidden states.
+        site: which of the method's sites this is, from 0.
+        n_first: how many tokens there were before the first site.
+        sizes: int64 ``[n]``, how many tokens each stands for.
+    """
+
+    def __init__(
+        self,
+        hidden: Tensor,
+        *,
+        needs: frozenset[str] = frozenset(),
+        site: int = 0,
+        n_first: int | None = None,
+        sizes: Tensor | None = None,
+        **parts: Any | Callable[[], Any],
+    ) -> None:
+        self.hidden, self.site = hidden, site
+        self.n_first = len(hidden) if n_first is None else n_first
+        self.sizes = torch.ones(len(hidden), dtype=torch.int64, device=hidden.device) if sizes is None else sizes
+        self._needs, self._parts = needs, parts
+
+    def __len__(self) -> int:
+        return len(self.hidden)
+
+    def _part(self, name: str):
+        if name not in self._needs:
+            raise AttributeError(f"View: {name!r} is not among the method's needs ({', '.join(sorted(self._needs))})")
+        if name not in self._parts:
+            raise AttributeError(f"View: {name!r} was not given")
+        if callable(self._parts[name]):
+            self._parts[name] = self._parts[name]()
+        return self._parts[name]
+
+    @property
+    def keys(self) -> Tensor:
+        """``[n, Hk, dh]``, of the site's layer, before rotary embedding."""
+        return self._part("keys")
+
+    @property
+    def queries(self) -> Tensor:
+        """``[n, Hq, dh]``, before rotary embedding."""
+        return self._part("queries")
+
+    @property
+    def turned_keys(self) -> Tensor:
+        """``[n, Hk, dh]``, after rotary embedding."""
+        return self._part("turned_keys")
+
+    @property
+    def received(self) -> Callable[[str], Tensor]:
+        """``received(rows)``: float32 ``[n]``, the attention that each token receives in the layer before the site, the
+        mean over the heads and over some rows of queries: "last", the sequence's last; "all"; "prefix", those before
+        the first text token after the visual ones."""
+        return self._part("received")
+
+    @property
+    def grids(self) -> list:
+        """Of each picture, in order: `count` tokens, of which `rows` times `columns` from `start` on show the whole."""
+        return self._part("grids")
+
+    @property
+    def text(self) -> Tensor:
+        """``[t, d]``, hidden states of the row's text tokens, in order."""
+        return self._part("text")
+
+    @property
+    def row(self) -> int:
+        """The number of the row in its batch."""
+        return self._part("row")

@@ -1,0 +1,125 @@
+"""What the engine shows a method: views of one row's visual tokens, made from a layer and its inputs."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from .. import ops
+from ..methods import Method, View
+from .families import Family
+from .sequence import Sequence
+
+
+@dataclass(frozen=True)
+class LayerInput:
+    """What a decoder layer is called with.
+
+    Attributes:
+        layer: the layer.
+        hidden: ``[B, q, d]``.
+        rotary: cosines and sines ``[..., 1 or B, q, width]`` of these columns.
+    """
+
+    layer: nn.Module
+    hidden: Tensor
+    rotary: tuple[Tensor, Tensor]
+
+    def turned(self, family: Family, heads: Tensor, row: int, at: Tensor | slice) -> Tensor:
+        """Keys or queries ``[n, H, dh]`` of some of a row's columns, after rotary embedding."""
+        cos_sin = (x.to(heads.device)[..., row if x.shape[-3] > 1 else 0, :, :][..., at, :] for x in self.rotary)
+        return family.rotated(self.layer, heads, *cos_sin)
+
+
+@dataclass(frozen=True)
+class PastKeys:
+    """What a layer had cached before this call: `count` columns, and ``[B, count]`` which of them are no padding, None
+    when all are."""
+
+    cache: object
+    count: int
+    present: Tensor | None
+
+    def of(self, layer: nn.Module, row: int) -> Tensor:
+        """``[n, Hk, dh]`` after rotary embedding."""
+        keys = self.cache.layers[layer.self_attn.layer_idx].keys[row, :, : self.count].transpose(0, 1)
+        return keys if self.present is None else keys[self.present[row].to(keys.device)]
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What views are made from, at one site of one call.
+
+    Attributes:
+        at: the input of the site's layer.
+        before: the input of the layer before it, for methods that look at attention.
+        past: what that layer had cached before.
+    """
+
+    method: Method
+    family: Family
+    site: int
+    sequence: Sequence
+    at: LayerInput
+    before: LayerInput | None
+    past: PastKeys | None
+
+    def view(self, row: int, group: int) -> View:
+        """Of one group of a row's visual tokens."""
+        at = self.sequence.visual[row][group].to(self.at.hidden.device)
+        hidden = self.at.hidden[row, at]
+        parts = {name: getattr(self, f"_{name}") for name in self.method.needs}
+        return View(
+            hidden,
+            needs=self.method.needs,
+            site=self.site,
+            n_first=self.sequence.counts[row][group],
+            sizes=self.sequence.sizes[row, at],
+            **{name: functools.partial(part, row, at, hidden) for name, part in parts.items()},
+        )
+
+    # --- The parts of a view, by name. Under autocast projections come in another dtype than their inputs. ------------
+
+    def _keys(self, row: int, at: Tensor, hidden: Tensor) -> Tensor:
+        return self.family.keys(self.at.layer, hidden).to(hidden.dtype)
+
+    def _queries(self, row: int, at: Tensor, hidden: Tensor) -> Tensor:
+        return self.family.queries(self.at.layer, hidden).to(hidden.dtype)
+
+    def _turned_keys(self, row: int, at: Tensor, hidden: Tensor) -> Tensor:
+        return self.at.turned(self.family, self._keys(row, at, hidden), row, at)
+
+    def _row(self, row: int, at: Tensor, hidden: Tensor) -> int:
+        return row
+
+    def _text(self, row: int, at: Tensor, hidden: Tensor) -> Tensor:
+        return self.at.hidden[row, self.sequence.text(row)]
+
+    def _received(self, row: int, at: Tensor, hidden: Tensor):
+        return functools.partial(self._attention, row, at)
+
+    def _attention(self, row: int, at: Tensor, rows: str) -> Tensor:
+        """See `View.received`. Merged tokens count as one each."""
+        before, lead = self.before, self.sequence.lead[row]
+        columns = torch.arange(lead, self.sequence.width, device=at.device)
+        if self.sequence.holes:
+            columns = columns[self.sequence.sizes[row, columns] > 0]
+        inputs = before.hidden[row, columns]
+        keys = before.turned(self.family, self.family.keys(before.layer, inputs), row, columns)
+        if self.past is not None and self.past.count:
+            keys = torch.cat([self.past.of(before.layer, row).to(keys), keys])
+        end = len(columns) - self.sequence.tail[row] if rows == "prefix" else len(columns)
+        begin = end - 1 if rows == "last" else 0
+        asked = columns[begin:end]
+        queries = before.turned(self.family, self.family.queries(before.layer, inputs[begin:end]), row, asked)
+        dtype = torch.float32 if queries.dtype == torch.float64 else queries.dtype
+        received = ops.received_attention(
+            queries.to(dtype),
+            keys.to(dtype),
+            first=len(keys) - len(columns) + begin,
+            scale=getattr(before.layer.self_attn, "scaling", None),
+        )
+        return received[len(keys) - len(columns) + torch.searchsorted(columns, at)]
