@@ -1,6 +1,7 @@
 // The table of one instruction set: this file is compiled once for each, with PACT_ISA naming it.
 #include "kernels.h"
 
+#include "attention.h"
 #include "nearest.h"
 #include "pairs.h"
 #include "rows.h"
@@ -14,6 +15,7 @@ extern const Kernels table;
 const Kernels table = {
     .name = PACT_NAME(PACT_ISA),
     .panel = kPanel,
+    .lanes = kLanes,
     .pack_panel = pack_panel,
     .density_tile = density_tile,
     .max_distance_tile = max_distance_tile,
@@ -24,6 +26,9 @@ const Kernels table = {
     .head_logits = head_logits,
     .row_norm = row_norm,
     .mean_of_rows = mean_of_rows,
+    .attention_logits = attention_logits,
+    .attention_exponentials = attention_exponentials,
+    .attention_columns = attention_columns,
     .all_finite = all_finite,
 };
 

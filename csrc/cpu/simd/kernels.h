@@ -47,9 +47,28 @@ struct Nearest {
   int32_t position;  // in the list of centres
 };
 
+// Pairs of a query row and a head that share a key head: what one task of attention looks at side by side. A fixed
+// number, for the sake of the order in which their weights are summed.
+constexpr int64_t kPairs = 16;
+constexpr float kLargestLogit = 3.402823466e38f;
+
+struct QueryPairs {
+  int64_t width;           // lanes: Kernels::lanes when that holds them all, else kPairs
+  const float* queries;    // [dh][width], 0 in the lanes beyond the pairs
+  const int32_t* visible;  // [width], how many keys the pair sees: 0 beyond
+  float scale;
+};
+
+// The keys of one head: rows.width is dh, and key j is row j * heads + head.
+struct HeadKeys {
+  Rows rows;
+  int64_t heads, head;
+};
+
 struct Kernels {
   const char* name;
   int64_t panel;
+  int64_t lanes;  // of a vector
 
   // Panel `p` of the tokens rows[index[i]] (rows[i] when index is null), i in [0, n); also their scale and norm.
   void (*pack_panel)(Rows rows, const int64_t* index, int64_t n, int64_t p, float* panel, float* scale,
@@ -73,6 +92,18 @@ struct Kernels {
   double (*row_norm)(Rows rows, int64_t i);
   // out = mean of the listed rows: float32 sums in list order, rounded once to the dtype of the rows.
   void (*mean_of_rows)(Rows rows, const int64_t* members, int64_t count, float* sum, void* out);
+
+  // logits [end - begin][width] of keys [begin, end), those beyond float32 as its largest number, and the largest that
+  // each pair sees. False when an element is NaN or Inf.
+  bool (*attention_logits)(const HeadKeys& keys, const QueryPairs& pairs, int64_t begin, int64_t end, float* logits,
+                           float* largest);
+  // logits = exp(logits - largest), 0 where the pair does not see the key; sums [width] over the keys.
+  void (*attention_exponentials)(const QueryPairs& pairs, int64_t begin, int64_t end, const float* largest,
+                                 float* logits, double* sums);
+  // columns[j] += the sum over the pairs of exponentials[j] * factors, as an integer.
+  void (*attention_columns)(const QueryPairs& pairs, int64_t count, const float* exponentials, const double* factors,
+                            int64_t* columns);
+
   bool (*all_finite)(const void* data, Dtype dtype, int64_t count);
 };
 

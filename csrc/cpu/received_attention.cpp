@@ -1,0 +1,197 @@
+// Received attention. A task takes up to kPairs pairs of a query row and a head that share a key head over all the keys
+// that they see: logits, exponentials, then weights onto the sums of the keys. These are in fixed point, exact, so that
+// neither the order of the tasks nor who ran them can be seen.
+//
+// Tasks fewer than the threads need, such as those of one row, are cut into chunks of keys instead, a stage at a time.
+// Every sum is taken by chunks either way, and has the same bits.
+#include "../boxed.h"
+#include "packed_keys.h"
+
+namespace pact {
+namespace {
+
+constexpr int64_t kChunk = 256;  // keys of one partial sum
+
+struct Attention {
+  const InputRows &queries, &keys;
+  Heads heads;
+  const int64_t* rows;  // the chosen queries, or null for all
+  int64_t count;        // of them
+  int64_t first;        // place of query 0 among the keys
+  bool causal;
+  float scale;
+  double unit;  // of the sums of weights
+
+  int64_t key_heads() const { return heads.queries / heads.group; }
+  int64_t row(int64_t i) const { return rows ? rows[i] : i; }
+  int64_t visible(int64_t row) const { return causal ? std::min(keys.n, first + row + 1) : keys.n; }
+  // Of one key head, pair p being that of row p / group.
+  int64_t pairs() const { return count * heads.group; }
+  int64_t tasks() const { return key_heads() * ceil_div(pairs(), kPairs); }
+};
+
+// What one task works on; tasks of the same worker take it in turn.
+class PairTask {
+ public:
+  explicit PairTask(const Attention& a)
+      : a_(a),
+        width_(a.pairs() <= kernels().lanes ? kernels().lanes : kPairs),
+        chunks_(ceil_div(a.keys.n, kChunk)),
+        queries_(a.heads.size * width_),
+        query_(a.heads.size),
+        weights_(a.keys.n * width_),
+        partial_max_(chunks_ * width_),
+        partial_sum_(chunks_ * width_) {}
+
+  void load(int64_t task) {
+    task = a_.tasks() - 1 - task;  // the last rows see the most keys: the longest first
+    keys_ = {{a_.keys.rows.data, a_.keys.rows.dtype, a_.heads.size}, a_.key_heads(), task % a_.key_heads()};
+    const int64_t first = task / a_.key_heads() * kPairs;
+    const int64_t count = std::min(kPairs, a_.pairs() - first);
+    const Rows heads{a_.queries.rows.data, a_.queries.rows.dtype, a_.heads.size};
+    std::fill_n(queries_.data(), a_.heads.size * width_, 0.0f);
+    std::fill_n(visible_, width_, 0);
+    for (int64_t p = 0; p < count; ++p) {
+      const int64_t row = a_.row((first + p) / a_.heads.group);
+      const int64_t head = keys_.head * a_.heads.group + (first + p) % a_.heads.group;
+      kernels().load_row(heads, row * a_.heads.queries + head, 1, query_.data());
+      for (int64_t k = 0; k < a_.heads.size; ++k) queries_[k * width_ + p] = query_[k];
+      visible_[p] = int32_t(a_.visible(row));
+    }
+    seen_ = *std::max_element(visible_, visible_ + width_);
+  }
+  int64_t chunks() const { return ceil_div(seen_, kChunk); }
+
+  // False when an element is NaN or Inf.
+  bool logits(int64_t chunk) {
+    return kernels().attention_logits(keys_, pairs(), begin(chunk), end(chunk), weights(chunk),
+                                      partial_max_.data() + chunk * width_);
+  }
+  void find_largest() {
+    std::fill_n(largest_, width_, -kLargestLogit);
+    for (int64_t c = 0; c < chunks(); ++c)
+      for (int64_t p = 0; p < width_; ++p) largest_[p] = std::max(largest_[p], partial_max_[c * width_ + p]);
+  }
+  void exponentials(int64_t chunk) {
+    kernels().attention_exponentials(pairs(), begin(chunk), end(chunk), largest_, weights(chunk),
+                                     partial_sum_.data() + chunk * width_);
+  }
+  void find_factors() {
+    std::fill_n(factor_, width_, 0.0);
+    for (int64_t c = 0; c < chunks(); ++c)
+      for (int64_t p = 0; p < width_; ++p) factor_[p] += partial_sum_[c * width_ + p];
+    for (int64_t p = 0; p < width_; ++p) factor_[p] = visible_[p] ? 1 / (factor_[p] * a_.unit) : 0;
+  }
+  void add_columns(int64_t chunk, int64_t* columns) const {
+    kernels().attention_columns(pairs(), end(chunk) - begin(chunk), weights_.data() + begin(chunk) * width_, factor_,
+                                columns + begin(chunk));
+  }
+
+ private:
+  int64_t begin(int64_t chunk) const { return chunk * kChunk; }
+  int64_t end(int64_t chunk) const { return std::min(begin(chunk) + kChunk, seen_); }
+  QueryPairs pairs() const { return {width_, queries_.data(), visible_, a_.scale}; }
+  float* weights(int64_t chunk) { return weights_.data() + begin(chunk) * width_; }
+
+  const Attention& a_;
+  int64_t width_, chunks_, seen_ = 0;
+  HeadKeys keys_{};
+  Buffer<float> queries_, query_, weights_;  // weights: logits, then exponentials
+  Buffer<float> partial_max_;
+  Buffer<double> partial_sum_;
+  alignas(64) float largest_[kPairs];
+  alignas(64) double factor_[kPairs];
+  alignas(64) int32_t visible_[kPairs];
+};
+
+// Whole tasks, each worker with sums of its own. False when an element is NaN or Inf.
+bool run_tasks(const Attention& a, Vector<int64_t>& columns) {
+  const int64_t n = a.keys.n, workers = worker_count(a.tasks());
+  std::vector<PairTask> scratch;
+  scratch.reserve(workers);
+  for (int64_t w = 0; w < workers; ++w) scratch.emplace_back(a);
+  Vector<int64_t> sums(workers * n, 0);
+  std::atomic<bool> finite{true};
+  for_each_task(a.tasks(), [&](int64_t number, int64_t worker) {
+    PairTask& task = scratch[worker];
+    task.load(number);
+    for (int64_t c = 0; c < task.chunks() && finite; ++c)
+      if (!task.logits(c)) finite = false;
+    if (!finite) return;
+    task.find_largest();
+    for (int64_t c = 0; c < task.chunks(); ++c) task.exponentials(c);
+    task.find_factors();
+    for (int64_t c = 0; c < task.chunks(); ++c) task.add_columns(c, sums.data() + worker * n);
+  });
+  for (int64_t w = 0; w < workers; ++w)
+    for (int64_t j = 0; j < n; ++j) columns[j] += sums[w * n + j];
+  return finite;
+}
+
+// A few tasks at once, chunk by chunk.
+bool run_chunks(const Attention& a, Vector<int64_t>& columns) {
+  const int64_t tasks = a.tasks(), chunks = ceil_div(a.keys.n, kChunk);
+  std::vector<PairTask> scratch;
+  scratch.reserve(tasks);
+  for (int64_t t = 0; t < tasks; ++t) scratch.emplace_back(a).load(t);
+  std::atomic<bool> finite{true};
+  for_each_task(tasks * chunks, [&](int64_t number, int64_t) {
+    PairTask& task = scratch[number / chunks];
+    if (number % chunks < task.chunks() && !task.logits(number % chunks)) finite = false;
+  });
+  if (!finite) return false;
+  for (PairTask& task : scratch) task.find_largest();
+  for_each_task(tasks * chunks, [&](int64_t number, int64_t) {
+    PairTask& task = scratch[number / chunks];
+    if (number % chunks < task.chunks()) task.exponentials(number % chunks);
+  });
+  for (PairTask& task : scratch) task.find_factors();
+  for_each_task(chunks, [&](int64_t chunk, int64_t) {
+    for (const PairTask& task : scratch)
+      if (chunk < task.chunks()) task.add_columns(chunk, columns.data());
+  });
+  return true;
+}
+
+}  // namespace
+
+static Tensor received_attention_cpu(const Tensor& queries, const Tensor& keys, const std::optional<Tensor>& rows,
+                                     std::optional<int64_t> first, bool causal, std::optional<double> scale) {
+  constexpr const char* op = "received_attention";
+  const Heads heads = check_received_attention_inputs(queries, keys, rows, first, causal, scale);
+  const InputRows q({op, "queries"}, queries), k({op, "keys"}, keys);
+  std::optional<Tensor> owner;
+  if (rows) owner = contiguous_cpu(*rows);
+  const int64_t* row = owner ? owner->const_data_ptr<int64_t>() : nullptr;
+  const int64_t count = owner ? owner->size(0) : q.n;
+  int64_t last = owner ? 0 : q.n - 1;
+  for (int64_t i = 0; row && i < count; ++i) {
+    if (row[i] < 0 || row[i] >= q.n) Argument{op, "rows"}.fail("must be in [0, ", q.n, "), got ", row[i]);
+    last = std::max(last, row[i]);
+  }
+
+  // A sum of weights is at most the number of pairs.
+  const double unit = std::ldexp(1.0, std::ilogb(double(count * heads.queries)) + 1 - 62);
+  const float factor = float(scale.value_or(1 / std::sqrt(double(heads.size))));
+  const Attention a{q, k, heads, row, count, first.value_or(k.n - q.n), causal, factor, unit};
+  // NaN and Inf show in the logits; what no pair looks at is looked at here.
+  if (row) q.check_finite();
+  if (a.visible(last) < k.n) k.check_finite();
+
+  Vector<int64_t> columns(k.n, 0);
+  const bool few = a.tasks() < 2 * torch::stable::get_num_threads();
+  if (!(few ? run_chunks(a, columns) : run_tasks(a, columns))) {
+    q.check_finite();
+    k.fail_finite();
+  }
+  Tensor out = empty_cpu({k.n}, ScalarType::Float);
+  float* received = out.mutable_data_ptr<float>();
+  for (int64_t j = 0; j < k.n; ++j) received[j] = float(double(columns[j]) * unit / double(count * heads.queries));
+  return out;
+}
+
+}  // namespace pact
+
+STABLE_TORCH_LIBRARY_IMPL(pact, CPU, m) {
+  m.impl("received_attention", PACT_BOX("received_attention", &pact::received_attention_cpu));
+}

@@ -1,0 +1,173 @@
+// Softmax attention of pairs of a query row and a head, side by side in the lanes, over the keys of their key head.
+//
+//           pairs: one vector, or kPairs
+//          +--------+    each cell one accumulator, one fma per term in ascending k, folded into the total every
+//   a tile |        |    kSumBlock terms. A pair's logit, the order of its sums, and the order in which the kPairs of a
+//   of keys|  accs  |    key come together do not depend on how wide the vectors are.
+//          +--------+
+#pragma once
+
+#include "rows.h"
+
+namespace pact::PACT_ISA {
+namespace {
+
+constexpr int kAccumulators = kLanes == 16 ? 24 : 12;  // of 32 or 16 registers
+constexpr int64_t kKeyStride = kSumBlock + 16;         // keys of a tile begin in different sets of the cache
+static_assert(kPairs % kLanes == 0 && kAccumulators % (kPairs / kLanes) == 0);
+
+template <int kVectors>
+struct LogitTile {
+  static constexpr int kKeys = kAccumulators / kVectors;
+  alignas(64) float at[kKeys][kVectors * kLanes];
+};
+
+template <typename T>
+inline void load_block(const T* from, int64_t count, float* to) {
+  int64_t k = 0;
+  for (; k + kLanes <= count; k += kLanes) store(to + k, load_lanes(from + k));
+  for (; k < count; ++k) to[k] = to_float(from[k]);
+}
+
+// Dot products of keys [j, j + count) with the queries. The cells of keys beyond are those of the last one.
+template <typename T, int kVectors>
+inline void dot_products(const HeadKeys& keys, const QueryPairs& pairs, int64_t j, int count,
+                         LogitTile<kVectors>& tile) {
+  constexpr int kKeys = LogitTile<kVectors>::kKeys, kWidth = kVectors * kLanes;
+  alignas(64) float key[kKeys][kKeyStride];
+  const int64_t size = keys.rows.width;
+  tile = {};
+  for (int64_t k0 = 0; k0 < size; k0 += kSumBlock) {
+    const int64_t terms = size - k0 < kSumBlock ? size - k0 : kSumBlock;
+    for (int r = 0; r < kKeys; ++r)
+      load_block(row_of<T>(keys.rows, (j + (r < count ? r : count - 1)) * keys.heads + keys.head) + k0, terms, key[r]);
+    const float* queries = pairs.queries + k0 * kWidth;
+    vfloat acc[kKeys][kVectors] = {};
+    for (int64_t k = 0; k < terms; ++k, queries += kWidth) {
+      vfloat query[kVectors];
+      for (int v = 0; v < kVectors; ++v) query[v] = load<vfloat>(queries + v * kLanes);
+      for (int r = 0; r < kKeys; ++r) {
+        const vfloat x = splat(key[r][k]);
+        for (int v = 0; v < kVectors; ++v) acc[r][v] = fma(x, query[v], acc[r][v]);
+      }
+    }
+    for (int r = 0; r < kKeys; ++r) {
+      for (int v = 0; v < kVectors; ++v) {
+        float* cell = tile.at[r] + v * kLanes;
+        store(cell, load<vfloat>(cell) + acc[r][v]);
+      }
+    }
+  }
+}
+
+// A logit whose float32 sum overflowed: in double, which finite inputs cannot, and within float32 again. NaN or Inf
+// only when an element is.
+template <typename T>
+float exact_logit(const HeadKeys& keys, const QueryPairs& pairs, int64_t j, int64_t lane) {
+  const T* key = row_of<T>(keys.rows, j * keys.heads + keys.head);
+  double dot = 0;
+  for (int64_t k = 0; k < keys.rows.width; ++k)
+    dot += double{to_float(key[k])} * double{pairs.queries[k * pairs.width + lane]};
+  const double logit = dot * double{pairs.scale};
+  if (!__builtin_isfinite(logit)) return __builtin_nanf("");
+  return float(logit > kLargestLogit ? kLargestLogit : (logit < -kLargestLogit ? -kLargestLogit : logit));
+}
+
+// Lanes of the pairs that see key j, all ones each.
+inline vint sees(const QueryPairs& pairs, int64_t j, int v) {
+  return int32_t(j) < load<vint>(pairs.visible + v * kLanes);
+}
+
+template <typename T, int kVectors>
+bool tiles_of_logits(const HeadKeys& keys, const QueryPairs& pairs, int64_t begin, int64_t end, float* logits,
+                     float* largest) {
+  constexpr int kKeys = LogitTile<kVectors>::kKeys, kWidth = kVectors * kLanes;
+  vfloat highest[kVectors];
+  for (vfloat& h : highest) h = splat(-kLargestLogit);
+  LogitTile<kVectors> tile;
+  for (int64_t j = begin; j < end; j += kKeys) {
+    const int count = int(end - j < kKeys ? end - j : kKeys);
+    dot_products<T>(keys, pairs, j, count, tile);
+    float* out = logits + (j - begin) * kWidth;
+    vfloat check{};
+    for (int r = 0; r < count; ++r) {
+      for (int v = 0; v < kVectors; ++v) {
+        const vfloat logit = load<vfloat>(tile.at[r] + v * kLanes) * pairs.scale;
+        check += logit * 0.0f;  // NaN from NaN or Inf
+        store(out + r * kWidth + v * kLanes, logit);
+      }
+    }
+    if (mask_le(check, check) != ~0u >> (32 - kLanes)) {
+      for (int c = 0; c < count * kWidth; ++c) {
+        if (!__builtin_isfinite(out[c])) out[c] = exact_logit<T>(keys, pairs, j + c / kWidth, c % kWidth);
+        if (__builtin_isnan(out[c])) return false;
+      }
+    }
+    for (int r = 0; r < count; ++r)
+      for (int v = 0; v < kVectors; ++v)
+        highest[v] = sees(pairs, j + r, v) ? max(highest[v], load<vfloat>(out + r * kWidth + v * kLanes)) : highest[v];
+  }
+  for (int v = 0; v < kVectors; ++v) store(largest + v * kLanes, highest[v]);
+  return true;
+}
+
+// Calls f(integral constant) with the vectors of the pairs.
+template <int kCount>
+struct Vectors {
+  static constexpr int value = kCount;
+};
+template <typename F>
+inline auto with_vectors(int64_t width, const F& f) {
+  return width == kLanes ? f(Vectors<1>{}) : f(Vectors<kPairs / kLanes>{});
+}
+
+bool attention_logits(const HeadKeys& keys, const QueryPairs& pairs, int64_t begin, int64_t end, float* logits,
+                      float* largest) {
+  bool finite = false;
+  with_type(keys.rows.dtype, [&](auto as) {
+    finite = with_vectors(pairs.width, [&](auto vectors) {
+      return tiles_of_logits<typename decltype(as)::type, decltype(vectors)::value>(keys, pairs, begin, end, logits,
+                                                                                   largest);
+    });
+  });
+  return finite;
+}
+
+void attention_exponentials(const QueryPairs& pairs, int64_t begin, int64_t end, const float* largest, float* logits,
+                            double* sums) {
+  with_vectors(pairs.width, [&](auto vectors) {
+    constexpr int kVectors = decltype(vectors)::value, kWidth = kVectors * kLanes;
+    vdouble total[2 * kVectors] = {};
+    for (int64_t j = begin; j < end; ++j) {
+      float* row = logits + (j - begin) * kWidth;
+      for (int v = 0; v < kVectors; ++v) {
+        const vfloat e = exp_nonpositive(load<vfloat>(row + v * kLanes) - load<vfloat>(largest + v * kLanes));
+        store(row + v * kLanes, sees(pairs, j, v) ? e : vfloat{});
+      }
+      for (int h = 0; h < 2 * kVectors; ++h) total[h] += widen(load<vfloat_half>(row + h * kHalf));
+    }
+    for (int h = 0; h < 2 * kVectors; ++h) store(sums + h * kHalf, total[h]);
+  });
+}
+
+void attention_columns(const QueryPairs& pairs, int64_t count, const float* exponentials, const double* factors,
+                       int64_t* columns) {
+  with_vectors(pairs.width, [&](auto vectors) {
+    constexpr int kVectors = decltype(vectors)::value;
+    for (int64_t j = 0; j < count; ++j) {
+      const float* row = exponentials + j * kVectors * kLanes;
+      vdouble weight[2 * kVectors];
+      for (int h = 0; h < 2 * kVectors; ++h)
+        weight[h] = widen(load<vfloat_half>(row + h * kHalf)) * load<vdouble>(factors + h * kHalf);
+      // Halves of the pairs onto each other until one is left; missing pairs would add zeros.
+      for (int step = kVectors; step > 0; step /= 2)
+        for (int h = 0; h < step; ++h) weight[h] += weight[h + step];
+      for (int step = kHalf / 2; step > 0; step /= 2)
+        for (int l = 0; l < step; ++l) weight[0][l] += weight[0][l + step];
+      columns[j] += int64_t(weight[0][0]);
+    }
+  });
+}
+
+}  // namespace
+}  // namespace pact::PACT_ISA
