@@ -6,17 +6,20 @@ import ast
 import dataclasses
 
 from ..config import PRESETS, PactConfig
+from .downsample import Downsample
 from .fastv import FastV
 from .method import METHODS, Method, Selection, budget
 from .pact import Pact
 from .pyramiddrop import PyramidDrop
 from .random import Random
-from .view import View
+from .view import Grid, View
 from .vtw import VTW
 
 __all__ = [
     "VTW",
+    "Downsample",
     "FastV",
+    "Grid",
     "Method",
     "Pact",
     "PyramidDrop",

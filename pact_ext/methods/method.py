@@ -55,7 +55,8 @@ class Method:
     layer_argument: ClassVar[str] = "layer"
 
     def __init_subclass__(cls) -> None:
-        METHODS[cls.name] = cls
+        if "name" in vars(cls):
+            METHODS[cls.name] = cls
 
     def sites(self, layers: int) -> tuple[int, ...]:
         """The decoder layers, of so many, at whose input it acts, ascending. 0 is what the projector gives."""

@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+
+
+class Grid(NamedTuple):
+    """The tokens of one picture: ``[rows * columns]`` indices into the view, row by row."""
+
+    places: Tensor
+    rows: int
+    columns: int
 
 
 class View:
@@ -37,7 +45,7 @@ class View:
         self.hidden, self.site = hidden, site
         self.n_first = len(hidden) if n_first is None else n_first
         self.sizes = torch.ones(len(hidden), dtype=torch.int64, device=hidden.device) if sizes is None else sizes
-        self._needs, self._parts = needs, parts
+        self._needs, self._parts, self._made = needs, parts, {}
 
     def __len__(self) -> int:
         return len(self.hidden)
@@ -47,9 +55,10 @@ class View:
             raise AttributeError(f"View: {name!r} is not among the method's needs ({', '.join(sorted(self._needs))})")
         if name not in self._parts:
             raise AttributeError(f"View: {name!r} was not given")
-        if callable(self._parts[name]):
-            self._parts[name] = self._parts[name]()
-        return self._parts[name]
+        if name not in self._made:
+            part = self._parts[name]
+            self._made[name] = part() if callable(part) else part
+        return self._made[name]
 
     @property
     def keys(self) -> Tensor:
@@ -74,8 +83,8 @@ class View:
         return self._part("received")
 
     @property
-    def grids(self) -> list:
-        """Of each picture, in order: `count` tokens, of which `rows` times `columns` from `start` on show the whole."""
+    def grids(self) -> list[Grid]:
+        """Of each picture, in order."""
         return self._part("grids")
 
     @property

@@ -23,6 +23,11 @@ def copies_of_rows(rows: int) -> int:
     return copies if rows % copies == 0 else 1
 
 
+def given_to_generate() -> dict:
+    """The inputs that `generate` was called with, whatever it has made of them since; {} outside of it."""
+    return dict(_nearest(lambda frame: frame.f_code is _GENERATE).get("kwargs", {}))
+
+
 def call_around(core: nn.Module) -> Mapping:
     """What the forward of the model around `core` knows by name; nothing when `core` was called by itself."""
 

@@ -192,6 +192,8 @@ class Pass:
                 at=LayerInput(layer, hidden, self.rotary or rotary),
                 before=self.before,
                 past=self._past_keys(cache),
+                core=self.core,
+                given=self.given,
             )
             found = compact(scene)
             self.rotary = tuple(_at(x, found.sequence.source) for x in rotary)

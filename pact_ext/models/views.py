@@ -9,8 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from .. import ops
-from ..methods import Method, View
+from ..methods import Grid, Method, View
+from .callers import copies_of_rows, given_to_generate
 from .families import Family
+from .families.family import ImageTokens
+from .pictures import pictures, visual_tokens
 from .sequence import Sequence
 
 
@@ -57,6 +60,7 @@ class Scene:
         at: the input of the site's layer.
         before: the input of the layer before it, for methods that look at attention.
         past: what that layer had cached before.
+        core, given: the model without its head, and the arguments of the call.
     """
 
     method: Method
@@ -66,6 +70,8 @@ class Scene:
     at: LayerInput
     before: LayerInput | None
     past: PastKeys | None
+    core: nn.Module
+    given: dict
 
     def view(self, row: int, group: int) -> View:
         """Of one group of a row's visual tokens."""
@@ -97,6 +103,36 @@ class Scene:
 
     def _text(self, row: int, at: Tensor, hidden: Tensor) -> Tensor:
         return self.at.hidden[row, self.sequence.text(row)]
+
+    def _grids(self, row: int, at: Tensor, hidden: Tensor) -> list[Grid]:
+        index = {place: i for i, place in enumerate(self.sequence.source[row, at].tolist())}
+        found = []
+        for places, image in self._images[row]:
+            here = [index[place] for place in places.tolist() if place in index]
+            if not here:
+                continue  # of another group
+            if image is None or not len(here) == image.count == image.rows * image.columns:
+                raise ValueError(
+                    f"pact_ext, for {self.method.name}: every picture's tokens must be one grid, got a "
+                    f"{'video' if image is None else 'picture'} of {len(places)} tokens in row {row} that are not"
+                )
+            found.append(Grid(torch.tensor(here, device=at.device), image.rows, image.columns))
+        return found
+
+    @functools.cached_property
+    def _images(self) -> list[list[tuple[Tensor, ImageTokens | None]]]:
+        """The places of each row's pictures, and the grids of those that are no videos."""
+        given, caller, copies = self.given, f"pact_ext, for {self.method.name}", 1
+        if given.get("mm_encoder_outputs") is not None:  # features, which `generate` has made of what has the sizes
+            copies = copies_of_rows(len(given["input_ids"]))
+            given = {**given_to_generate(), "input_ids": given["input_ids"][::copies]}
+        is_image, _ = visual_tokens(self.core, self.family, given["input_ids"])
+        images = iter(self.family.images(self.core, given) if is_image.any() else [])
+        rows = [
+            [(places, next(images) if is_image[row, places[0]] else None) for places in found]
+            for row, found in enumerate(pictures(self.core, self.family, given, caller))
+        ]
+        return [row for row in rows for _ in range(copies)]
 
     def _received(self, row: int, at: Tensor, hidden: Tensor):
         return functools.partial(self._attention, row, at)

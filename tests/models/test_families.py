@@ -70,5 +70,5 @@ def test_aya_over_cohere2():
         model(**inputs)
     hidden, kwargs = seen[0]
     cos, sin = (x[0] for x in kwargs["position_embeddings"])
-    found = family.rotated(layer, family.keys_and_queries(layer, hidden[0])[0], cos, sin)
+    found = family.rotated(layer, family.keys(layer, hidden[0]), cos, sin)
     torch.testing.assert_close(found.transpose(0, 1), keys[0])

@@ -81,7 +81,7 @@ class Family:
 
     def rotated(self, layer: nn.Module, keys: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         """Keys ``[n, Hk, dh]``, or queries, after rotary embedding, by the layer's own function: halves or neighbours
-        paired, all channels or the first. `cos` and `sin` are ``[n, width]`` of what the decoder hands to its layers."""
+        paired, all channels or the first. `cos` and `sin` are ``[n, width]`` of what the decoder hands to layers."""
         heads = keys.transpose(0, 1)[None]
         turned, passed = heads[..., : cos.shape[-1]], heads[..., cos.shape[-1] :]
         _, turned = code_of(layer)["apply_rotary_pos_emb"](turned[:, :0], turned, cos[None], sin[None])

@@ -1,0 +1,294 @@
+"""Any method inside models: held to the full-length model that only masks, and its views to what the model computes."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+
+import pytest
+import torch
+
+import pact_ext
+from models import tiny
+from models.replay import Recorder, groups_of, replayed_logits
+from pact_ext import methods
+from pact_ext.methods import Method, Selection
+
+STEPS = 3
+
+build = functools.cache(tiny.build)
+
+
+@dataclass(frozen=True)
+class Pairs(Method):
+    """Merges neighbours at two sites, each time by the sizes that they have: what a second site must not forget."""
+
+    def sites(self, layers):
+        return (3, 5)
+
+    def select(self, view):
+        n = len(view)
+        kept, labels = torch.arange(0, n, 2), torch.arange(n) // 2
+        weights = view.sizes.to(view.hidden.dtype)
+        sums = torch.zeros(len(kept), view.hidden.shape[1], dtype=view.hidden.dtype)
+        sums.index_add_(0, labels, view.hidden * weights[:, None])
+        sizes = torch.zeros_like(kept).index_add_(0, labels, view.sizes)
+        return Selection(kept, labels, sums / sizes[:, None], sizes)
+
+
+@dataclass(frozen=True)
+class FastVAndPairs(Pairs):
+    """Prunes at its first site, by attention, and at its second merges; attention then is over what was left."""
+
+    needs = frozenset({"received"})
+
+    def select(self, view):
+        received = view.received("last")
+        if view.site == 0:
+            return Selection(received.sort(descending=True).indices[: len(view) // 2].sort().values)
+        return super().select(view)
+
+
+ENGINE = {
+    "fastv": methods.FastV(layer=4, keep=0.4),
+    "fastv, all rows": methods.FastV(layer=3, keep=9, rows="all"),
+    "pyramiddrop": methods.PyramidDrop(keep=0.6, stages=2),
+    "random": methods.Random(keep=0.3, layer=3),
+    "vtw": methods.VTW(),
+    "pairs": Pairs(),
+    "fastv and pairs": FastVAndPairs(),
+}
+
+
+def sites_of(method, model):
+    return method.sites(len(tiny.decoder(model).layers))
+
+
+@pytest.mark.parametrize("variant", tiny.KINDS)
+@pytest.mark.parametrize(("name", "per_image"), [*((name, False) for name in ENGINE), ("fastv", True), ("pairs", True)])
+def test_a_method_only_masks(variant, name, per_image):
+    model = build(variant)
+    inputs, recorder = tiny.inputs(model, 3, text_only_row=True), Recorder(ENGINE[name])
+    with pact_ext.apply(model, recorder, per_image=per_image) as handle:
+        logits, tokens = tiny.generate(model, inputs, STEPS)
+        assert handle.last[2] is None
+    groups = groups_of(inputs, per_image)
+    expected = replayed_logits(model, inputs, sites_of(recorder, model), [(groups, recorder.found)], tokens)
+    assert (logits - expected).abs().max() < 1e-9
+    stock, _ = tiny.generate(model, inputs, STEPS)
+    assert (logits[:2, 0] - stock[:2, 0]).abs().max() > 1e-4, "nothing was reduced"
+
+
+@pytest.mark.parametrize(
+    "method", [methods.FastV(layer=2, keep=1.0), methods.PyramidDrop(keep=1.0), methods.Random(keep=1.0)], ids=str
+)
+def test_keeping_everything_changes_no_bit(method):
+    model = build("llava", dtype=torch.float32)
+    inputs = tiny.inputs(model, 1)
+    expected = model(**inputs).logits
+    with pact_ext.apply(model, method):
+        assert torch.equal(model(**inputs).logits, expected)
+
+
+# --- Generation, with several sites ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("attention", ["fused", "dense"])
+@pytest.mark.parametrize("variant", ["llava", "qwen2_vl"])
+def test_static_caches_and_both_ways_of_attention(variant, attention):
+    model = build(variant)
+    inputs = tiny.inputs(model, 2)
+    with pact_ext.apply(model, Pairs()):
+        expected, tokens = tiny.generate(model, inputs, STEPS)
+    with pact_ext.apply(model, Pairs(), attention=attention):
+        for arguments in ({}, {"cache_implementation": "static"}):
+            logits, same = tiny.generate(model, inputs, STEPS, **arguments)
+            assert torch.equal(same, tokens)
+            assert (logits - expected).abs().max() < 1e-12
+
+
+@pytest.mark.parametrize("variant", ["llava", "qwen2_vl"])
+def test_a_second_turn_with_an_image(variant):
+    model = build(variant)
+    inputs, recorder = tiny.inputs(model, 2), Recorder(FastVAndPairs())
+    with pact_ext.apply(model, recorder):
+        out = model.generate(**inputs, max_new_tokens=3, return_dict_in_generate=True)
+        first, recorder.found = recorder.found, []
+        whole, turn = tiny.more(model, inputs, out.sequences[:, -3:], image=True)
+        logits = model(**turn, past_key_values=out.past_key_values).logits[:, -1:]
+    past = whole["input_ids"].shape[1] - turn["input_ids"].shape[1]
+    groups = [[places[places < past] for places in row] for row in groups_of(whole)]
+    added = [[places[places >= past] for places in row] for row in groups_of(whole)]
+    calls = [(groups, first), (added, recorder.found)]
+    forced = torch.zeros(2, 1, dtype=torch.int64)
+    expected = replayed_logits(model, whole, sites_of(recorder, model), calls, forced)
+    assert (logits - expected).abs().max() < 1e-9
+
+
+def test_beams_and_crops():
+    model = build("llava")
+    inputs = tiny.inputs(model, 2)
+    with pact_ext.apply(model, Pairs()) as handle:
+        ids = model.generate(**inputs, num_beams=3, max_new_tokens=4)
+        assert [r.n_out for r in handle.last] == [(r.n_in + 3) // 4 for r in handle.last]
+        cache = model(**inputs, use_cache=True).past_key_values
+        step = {"input_ids": ids[:, -4:], "past_key_values": cache}
+        step["attention_mask"] = torch.cat([inputs["attention_mask"], torch.ones(2, 4, dtype=torch.int64)], dim=1)
+        expected = model(**step).logits
+        crop(cache, 4)
+        assert torch.equal(model(**step).logits, expected)
+        tail = min(columns.tail for columns in cache.stages)
+        with pytest.raises(RuntimeError, match=f"reaches into reduced visual tokens; at most the {tail} tokens"):
+            crop(cache, tail + 1)
+
+
+def crop(cache, count):
+    cache.crop(-count if tiny.VERSION >= (5, 0) else int(cache.get_seq_length()) - count)
+
+
+def test_what_is_reported_of_several_sites():
+    model = build("llava")
+    inputs = tiny.inputs(model, 2)
+    with pact_ext.apply(model, Pairs()) as handle:
+        cache = model(**inputs, use_cache=True).past_key_values
+        report, last, columns = handle.report(synchronize=True), handle.last, handle.columns
+    n = [r.n_in for r in last]
+    half, quarter = [(x + 1) // 2 for x in n], [(x + 3) // 4 for x in n]
+    assert (report.visual_in, report.visual_out, report.layer) == (n, quarter, 3)
+    assert report.visual_by_layer == 3 * [sum(n)] + 2 * [sum(half)] + [sum(quarter)]
+    lengths = [layer.keys.shape[2] for layer in cache.layers]
+    assert lengths == 3 * [inputs["input_ids"].shape[1]] + 2 * [lengths[3]] + [columns.shape[1]]
+    assert report.cache_bytes == sum(x.keys.nbytes + x.values.nbytes for x in cache.layers)
+    for r, (places,), row in zip(last, groups_of(inputs), columns, strict=True):
+        assert torch.equal(r.labels, torch.arange(r.n_in) // 4)
+        assert torch.equal(r.centers, torch.arange(0, r.n_in, 4))
+        assert torch.equal(r.sizes, torch.bincount(r.labels))
+        assert torch.isin(places[r.centers], row).all()
+    assert report.seconds > 0
+
+
+def test_logits_to_keep_through_several_sites():
+    model = build("llava", dtype=torch.float32)
+    inputs = tiny.inputs(model, 1)
+    with pact_ext.apply(model, Pairs()) as handle:
+        logits = model(**inputs).logits
+        places = handle.columns[0, [0, 9, -2]]
+        kept = model(**inputs, logits_to_keep=places.clone()).logits
+        assert (kept - logits[:, [0, 9, -2]]).abs().max() < 1e-5
+        gone = groups_of(inputs)[0][0][2:3]  # merged at the second site
+        with pytest.raises(RuntimeError, match="is pruned or merged in row 0"):
+            model(**inputs, logits_to_keep=gone)
+
+
+# --- Views ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("rows", ["last", "all", "prefix"])
+@pytest.mark.parametrize("variant", ["llava", "qwen2_vl", "internvl_qwen3"])
+def test_received_attention_is_that_of_the_layer_before(variant, rows):
+    model = build(variant, attn_implementation="eager", dtype=torch.float32)
+    inputs, recorder = tiny.inputs(model, 2), Recorder(methods.FastV(layer=4, keep=5, rows=rows))
+    with torch.no_grad():
+        weights = model(**inputs, output_attentions=True).attentions[3].double()
+    with pact_ext.apply(model, recorder):
+        model(**inputs)
+    for row, ((places,), (_, view, _)) in enumerate(zip(groups_of(inputs), recorder.found, strict=True)):
+        first = int((inputs["attention_mask"][row] == 0).sum())
+        chosen = {"last": slice(-1, None), "all": slice(first, None), "prefix": slice(first, int(places[-1]) + 1)}[rows]
+        expected = weights[row, :, chosen].mean(dim=(0, 1))[places]
+        assert (view.received(rows) - expected).abs().max() < 1e-5
+
+
+def test_attention_over_a_cache_counts_what_is_cached():
+    model = build("llava", attn_implementation="eager", dtype=torch.float32)
+    inputs, recorder = tiny.inputs(model, 2, counts=[1, 1]), Recorder(methods.FastV(layer=4, keep=5))
+    assert (inputs["attention_mask"][1, :6].sum() > 0) & (inputs["attention_mask"][1, 0] == 0)
+    positions = tiny.positions(model, inputs)
+    text = {name: inputs[name][:, :6] for name in ("input_ids", "attention_mask")}
+    rest = {**inputs, "input_ids": inputs["input_ids"][:, 6:], "position_ids": positions[..., 6:]}
+    with torch.no_grad():
+        weights = model(**inputs, output_attentions=True).attentions[3].double()
+    with pact_ext.apply(model, recorder):
+        cache = model(**text, position_ids=positions[..., :6], use_cache=True).past_key_values
+        model(**rest, past_key_values=cache)
+    for row, ((places,), (_, view, _)) in enumerate(zip(groups_of(inputs), recorder.found, strict=True)):
+        expected = weights[row, :, -1].mean(dim=0)[places]
+        assert (view.received("last") - expected).abs().max() < 1e-5
+
+
+# --- By name, and what is refused -----------------------------------------------------------------------------------
+
+
+def test_by_name():
+    assert methods.parse("fastv:keep=0.25,rows=all") == methods.FastV(keep=0.25, rows="all")
+    assert methods.parse("fastv:keep=64") == methods.FastV(keep=64)
+    assert methods.parse("pact:dc=0.1,layer=2") == methods.Pact(pact_ext.PactConfig(dc=0.1, layer=2))
+    assert all(methods.parse(str(method)) == method for name, method in ENGINE.items() if "pairs" not in name)
+    with pact_ext.apply(build("llava"), "vtw:layer=5") as handle:
+        assert handle.method == methods.VTW(layer=5)
+        assert handle.config is None
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("fastvee", "no preset named 'fastvee'; there are .*; nor a method, of which there are .*fastv"),
+        ("fastv:keep", "fastv: arguments must be name=value, of layer, keep, rows, got 'keep'"),
+        ("fastv:kept=3", "fastv: arguments must be name=value, of layer, keep, rows, got 'kept=3'"),
+        ("fastv:keep=0", "FastV: keep must be a share .*, or a whole number of them, got 0"),
+        ("fastv:keep=1.5", "FastV: keep must be a share .*, got 1.5"),
+        ("fastv:layer=0", "FastV: layer must be an integer >= 1, got 0"),
+        ("fastv:rows=first", "FastV: rows must be 'last', 'all' or 'prefix', got 'first'"),
+        ("fastv:layer=6", "pact_ext.apply: layer must be in 0 to 5 for this model, got 6"),
+    ],
+)
+def test_bad_names_and_arguments(text, message):
+    with pytest.raises(ValueError, match=message):
+        pact_ext.apply(build("llava"), text)
+
+
+def test_a_view_gives_what_is_needed_and_nothing_else():
+    made = []
+    parts = {"keys": lambda: made.append(1) or torch.ones(3, 1, 2), "queries": torch.ones(3, 1, 2)}
+    view = methods.View(torch.zeros(3, 2), needs=frozenset({"keys"}), **parts)
+    assert view.keys is view.keys
+    assert made == [1]
+    with pytest.raises(AttributeError, match="'queries' is not among the method's needs"):
+        view.queries  # noqa: B018
+
+
+def test_budgets():
+    assert [methods.budget(10, keep) for keep in (0.25, 0.35, 0.01, 1.0, 3, 30)] == [3, 4, 1, 10, 3, 10]
+
+
+@pytest.mark.parametrize("pool", [True, False])
+@pytest.mark.parametrize("variant", ["llava", "qwen2_vl"])
+def test_downsampling_keeps_cells_of_each_picture(variant, pool):
+    model = build(variant)
+    inputs, recorder = tiny.inputs(model, 2), Recorder(methods.Downsample(keep=0.3, pool=pool))
+    with pact_ext.apply(model, recorder):
+        logits, tokens = tiny.generate(model, inputs, STEPS)
+    calls = [(groups_of(inputs), recorder.found)]
+    assert (logits - replayed_logits(model, inputs, (0,), calls, tokens)).abs().max() < 1e-9
+    for _, view, selection in recorder.found:
+        for grid in view.grids:
+            inside = torch.isin(selection.kept, grid.places)
+            share = inside.sum() / len(grid.places)
+            assert 0.1 < share < 0.6
+            if pool:  # cells are boxes, and the picture's own
+                cells = selection.labels[grid.places].view(grid.rows, grid.columns)
+                assert torch.equal(cells.unique(), inside.nonzero().flatten())
+                for cell in cells.unique():
+                    rows, columns = (cells == cell).nonzero().T
+                    box = (rows.max() - rows.min() + 1) * (columns.max() - columns.min() + 1)
+                    assert len(rows) == box == selection.sizes[cell]
+                    assert torch.isin(selection.kept[cell], grid.places[(cells == cell).flatten()])
+
+
+def test_downsampling_wants_grids():
+    model = build("llava_onevision")
+    with (
+        pact_ext.apply(model, "downsample"),
+        pytest.raises(ValueError, match="for downsample: every picture's tokens must be one grid, got a picture of"),
+    ):
+        model(**tiny.inputs(model, 1))
