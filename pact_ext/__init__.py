@@ -12,6 +12,7 @@ __all__ = [
     "__version__",
     "apply",
     "handle_of",
+    "methods",
     "ops",
     "plot_tokens",
     "reduce",
@@ -19,7 +20,7 @@ __all__ = [
 ]
 
 try:
-    from . import ops
+    from . import methods, ops
     from .drawing.plot import plot_tokens
     from .reduction import Reduction, reduce
 except ImportError:

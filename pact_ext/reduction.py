@@ -9,7 +9,7 @@ from torch import Tensor
 
 from . import ops
 from .config import PactConfig
-from .reference import log_sizes, merged_position_ids, segment_mean, split
+from .reference import kept_count, largest, log_sizes, merged_position_ids, segment_mean
 
 
 @dataclass(frozen=True)
@@ -57,6 +57,7 @@ def reduce(
     cluster_keys: Tensor | None = None,
     scores: Tensor | None = None,
     config: PactConfig | str = "llava-onevision-7b",
+    count: int | None = None,
 ) -> Reduction:
     """Reduce the visual tokens of one sequence with PACT (algorithm 3 of the paper).
 
@@ -70,6 +71,8 @@ def reduce(
         cluster_keys: the keys after rotary embedding, which the clustering compares; default `keys`.
         scores: float32 ``[n]``, another importance measure in place of EUTI.
         config: a `PactConfig`, or the name of a preset.
+        count: how many tokens are left, n at most, by the method of `pact_ext.ops.reduce_to`; of a config that only
+            prunes, the `count` most important ones. None, as published, leaves the number to the data.
 
     Returns:
         A `Reduction`.
@@ -94,11 +97,13 @@ def reduce(
         cluster_keys = keys
 
     if config.cluster:
-        merged, sizes, centers, labels = ops.reduce(
+        budget = () if count is None else (count,)
+        merged, sizes, centers, labels = (ops.reduce if count is None else ops.reduce_to)(
             hidden,
             keys,
             queries,
             cluster_keys,
+            *budget,
             prune_ratio=config.prune_ratio if config.prune else 0.0,
             dc=config.dc,
             dn=config.dn,
@@ -114,7 +119,7 @@ def reduce(
     else:
         if scores is None:
             scores = ops.euti_scores(hidden, keys, queries, config.scale)
-        centers, _ = split(scores, config.prune_ratio)
+        centers = largest(scores, kept_count(len(scores), config.prune_ratio) if count is None else count)
         labels = torch.full_like(scores, -1, dtype=torch.int64)
         labels[centers] = torch.arange(centers.shape[0], device=centers.device)
         merged, sizes = exact[centers], torch.ones_like(centers)

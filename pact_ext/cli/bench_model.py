@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import json
 from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -17,15 +18,20 @@ from .errors import CommandError
 from .opening import (
     PROMPT,
     add_config_option,
+    add_method_option,
     add_model_options,
     hush,
     mendable,
+    method_of,
     nonempty,
     opened,
     path_of,
     preset,
 )
 from .output import check_file, on_terminal, write
+
+if TYPE_CHECKING:
+    from ..methods import Method
 
 VISUAL_TOKENS, TEXT_TOKENS = 2880, 64
 MOST = 1_000_000  # of anything that is counted
@@ -62,6 +68,7 @@ def add_parser(commands) -> None:
     ):
         parser.add_argument(f"--{flag}", metavar="N", type=int, default=default, help=f"{what} (default: %(default)s)")
     add_config_option(parser, f"the one that fits the model; with --random, --keep {KEEP}")
+    add_method_option(parser, "--config, --keep, --prune-ratio, --dc and --layer")
     parser.add_argument(
         "--keep",
         metavar="RATIO",
@@ -137,7 +144,9 @@ def _check(arguments: argparse.Namespace) -> None:
         check_file(arguments.json, "--json", arguments.images)
 
 
-def _config(arguments: argparse.Namespace) -> PactConfig:
+def _config(arguments: argparse.Namespace) -> PactConfig | Method:
+    if (method := method_of(arguments, ("config", "keep", "prune_ratio", "dc", "layer"))) is not None:
+        return method
     layer = 4 if arguments.layer is None else arguments.layer
     published = (arguments.config, arguments.prune_ratio, arguments.dc) != (None, None, None)
     if arguments.keep is None and (arguments.random is None or published):
@@ -192,7 +201,7 @@ def table(record: dict) -> str:
         "prompt": f"{record['batch']} x {record['prompt_tokens']} tokens, {before} of them visual",
         "reduction": f"{before} -> {after} visual tokens ({100 * report['reduction_ratio']:.1f} % gone) at the "
         f"input of layer {report['layer']} of {report['layers']}, {record['attention']} attention",
-        "parameters": f"prune_ratio {config['prune_ratio']:g}, dc {config['dc']:g}",
+        "parameters": f"prune_ratio {config['prune_ratio']:g}, dc {config['dc']:g}" if config else record["method"],
         "runs": f"{record['runs']} of {record['new_tokens']} new tokens",
     }
     lines = [f"{name:<12}{value}" for name, value in rows.items()]

@@ -15,8 +15,10 @@ from .errors import CommandError
 from .opening import (
     PROMPT,
     add_config_option,
+    add_method_option,
     add_model_options,
     mendable,
+    method_of,
     opened,
     path_of,
     preset,
@@ -47,6 +49,7 @@ def add_parser(commands) -> None:
         "the farthest that two tokens of one cluster can be from each other)",
     )
     add_config_option(parser, "the one that fits the model")
+    add_method_option(parser, "--config, to tell its layer from the recommended one")
     parser.add_argument("--output", metavar="PNG", type=path_of, help="draw the distances too (needs matplotlib)")
     parser.add_argument("--json", action="store_true", help="print one JSON object (default: a table)")
     parser.set_defaults(run=run)
@@ -63,7 +66,7 @@ def run(arguments: argparse.Namespace) -> str:
     from .photo import pictures
 
     images = pictures(arguments.images)
-    config = preset(arguments.config, arguments.model)
+    method, config = method_of(arguments, ("config",)), preset(arguments.config, arguments.model)
     model, processor = opened(arguments.model, arguments.device, arguments.dtype)
 
     prompt = PROMPT if arguments.prompt is None else arguments.prompt
@@ -85,7 +88,7 @@ def run(arguments: argparse.Namespace) -> str:
         "distances": distances.tolist(),
         "first_layer": first,
         "recommended": recommend(distances, threshold, first),
-        "preset": config.layer,
+        "preset": config.layer if method is None else method.sites(distances.shape[1])[0],
     }
     if arguments.output is not None:
         write(arguments.output, layers_figure.render(known))

@@ -16,6 +16,8 @@ from .output import on_terminal
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, ProcessorMixin
 
+    from ..methods import Method
+
 PROMPT = "Describe the image."
 
 
@@ -55,6 +57,30 @@ def add_config_option(parser: argparse.ArgumentParser, default: str) -> None:
     parser.add_argument(
         "--config", metavar="NAME", type=nonempty, help=f"published parameters: {presets} (default: {default})"
     )
+
+
+def add_method_option(parser: argparse.ArgumentParser, instead: str) -> None:
+    parser.add_argument(
+        "--method",
+        metavar="NAME[:ARGUMENT=VALUE,...]",
+        type=nonempty,
+        help=f"another method than PACT, of those that pact-ext methods lists; in place of {instead}",
+    )
+
+
+def method_of(arguments: argparse.Namespace, barred: tuple[str, ...]) -> Method | None:
+    """What --method names, if it was given; the `barred` arguments must not be then."""
+    if arguments.method is None:
+        return None
+    for name in barred:
+        if getattr(arguments, name) is not None:
+            raise CommandError(
+                f"--{name.replace('_', '-')} must be left out with --method, which has its own arguments"
+            )
+    from ..methods import coerce
+
+    with mendable():
+        return coerce(arguments.method)
 
 
 @contextlib.contextmanager

@@ -8,7 +8,16 @@ from pathlib import Path
 
 from ..config import PactConfig
 from .errors import CommandError
-from .opening import PROMPT, add_config_option, add_model_options, mendable, path_of, preset
+from .opening import (
+    PROMPT,
+    add_config_option,
+    add_method_option,
+    add_model_options,
+    mendable,
+    method_of,
+    path_of,
+    preset,
+)
 
 SHOW_CONFIG = PactConfig(prune_ratio=0.45, dc=0.06, dn=2.0, alpha=1.5, gaussian=True)
 """Defaults of `pact-ext show`: dc is fitted to its hand-made descriptors; the rest is as published."""
@@ -40,6 +49,7 @@ def add_parser(commands) -> None:
         help="the picture to write (default: %(default)s)",
     )
     add_config_option(show, "those below")
+    add_method_option(show, "--config and the parameters below, with --model")
     for flag, what in (
         ("prune-ratio", "share of the patches that the importance split drops, 0 to 1"),
         ("dc", "cutoff of the clustering: centres are farther apart than this cosine distance, >= 0"),
@@ -79,7 +89,7 @@ def run(arguments: argparse.Namespace) -> str:
         if getattr(arguments, name) is not None:
             flag = "--" + name.replace("_", "-")
             raise CommandError(f"{flag} must be left out with --model, whose processor cuts the photograph")
-    config = preset(arguments.config, arguments.model, **given)
+    config = method_of(arguments, ("config", *PARAMETERS)) or preset(arguments.config, arguments.model, **given)
     from . import show_model
 
     prompt = PROMPT if arguments.prompt is None else arguments.prompt
@@ -89,7 +99,7 @@ def run(arguments: argparse.Namespace) -> str:
 
 
 def _patches(arguments: argparse.Namespace, given: dict) -> str:
-    for name in ("prompt", "device", "dtype"):
+    for name in ("prompt", "device", "dtype", "method"):
         if getattr(arguments, name) is not None:
             raise CommandError(f"--{name} must be left out without --model, which it is about")
     from . import show

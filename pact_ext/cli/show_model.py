@@ -7,6 +7,7 @@ import io
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from PIL.Image import Image
@@ -21,6 +22,9 @@ from ..reduction import Reduction
 from . import opening
 from .output import check_picture, write
 from .photo import opened
+
+if TYPE_CHECKING:
+    from ..methods import Method
 
 
 @dataclass(frozen=True)
@@ -40,7 +44,7 @@ class Shown:
     seconds: float
 
 
-def shown(photo: Image, model, processor, config: PactConfig, prompt: str) -> Shown:
+def shown(photo: Image, model, processor, config: Method | PactConfig, prompt: str) -> Shown:
     """One prefill of a Hugging Face model, reduced."""
     inputs = prepare(model, processor, [photo], prompt)
     # The logits of all tokens are not looked at, and may need more memory than the model has to spare.
@@ -84,7 +88,7 @@ def run(
     image: Path,
     output: Path,
     model: str,
-    config: PactConfig,
+    config: Method | PactConfig,
     prompt: str,
     device: str | None = None,
     dtype: str | None = None,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import re
+from typing import NamedTuple
 
 from ..config import PRESETS, PactConfig
 from .downsample import Downsample
@@ -28,6 +30,7 @@ __all__ = [
     "View",
     "budget",
     "coerce",
+    "facts",
     "names",
     "parse",
 ]
@@ -39,8 +42,8 @@ def names() -> list[str]:
 
 
 def parse(text: str) -> Method:
-    """A method by its name, with arguments: ``"fastv"``, ``"fastv:keep=0.25,layer=3"``. A share of the tokens has a
-    decimal point, a number of them has none.
+    """A method by its name, with arguments: ``"fastv"``, ``"fastv:keep=0.25,layer=3"``; semicolons do as well as
+    commas. A share of the tokens has a decimal point, a number of them has none.
 
     >>> parse("fastv:keep=64").keep
     64
@@ -52,14 +55,54 @@ def parse(text: str) -> Method:
     if name not in METHODS:
         raise ValueError(f"no method named {name!r}; there are {', '.join(names())}")
     cls, arguments = METHODS[name], {}
-    config = cls is Pact  # whose arguments are those of its config
-    known = [field.name for field in dataclasses.fields(PactConfig if config else cls)]
-    for part in filter(None, rest.split(",")):
+    known = [field.name for field in dataclasses.fields(cls)]
+    if cls is Pact:  # whose arguments are those of its config
+        known[:1] = [field.name for field in dataclasses.fields(PactConfig)]
+    for part in filter(None, re.split("[,;]", rest)):
         argument, equals, value = part.partition("=")
         if argument not in known or not equals:
             raise ValueError(f"{name}: arguments must be name=value, of {', '.join(known)}, got {part!r}")
         arguments[argument] = _value(value)
-    return Pact(PactConfig(**arguments)) if config else cls(**arguments)
+    if cls is not Pact:
+        return cls(**arguments)
+    keep = arguments.pop("keep", None)
+    return Pact(PactConfig(**arguments), keep)
+
+
+class Fact(NamedTuple):
+    """A method in a line."""
+
+    name: str
+    where: str
+    needs: str
+    budget: str
+    servable: bool
+    source: str
+
+
+LAYERS = 32  # of a decoder, to tell where a method acts
+
+
+def facts() -> list[Fact]:
+    """Of every method at its defaults: where it acts in a decoder of 32 layers, what it needs, whether its count of
+    tokens is known beforehand, and whether an engine can serve it: all of that at the projector's output."""
+    rows = []
+    for name, cls in METHODS.items():
+        method = cls()
+        sites, known = method.sites(LAYERS), method.count(576) is not None
+        where = (
+            "projector"
+            if sites == (0,)
+            else f"layers {', '.join(map(str, sites))}"
+            if sites[1:]
+            else f"layer {sites[0]}"
+        )
+        budget_kind = "known" if known else "by the data"
+        served = known and sites == (0,) and not method.needs & {"received", "text"}
+        rows.append(
+            Fact(name, where, ", ".join(sorted(method.needs - {"row"})) or "-", budget_kind, served, cls.source)
+        )
+    return rows
 
 
 def _value(text: str):

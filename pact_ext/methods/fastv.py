@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ..reference import largest
 from .method import Method, Selection, budget
-from .select import largest
 from .view import View
 
 

@@ -91,9 +91,14 @@ class Method:
 
     def __str__(self) -> str:
         """As `parse` reads it: the name, and the fields that are not at their defaults."""
-        changed = [f for f in dataclasses.fields(self) if getattr(self, f.name) != f.default]
-        arguments = ",".join(f"{f.name}={getattr(self, f.name)}" for f in changed)
+        arguments = ",".join(f"{name}={value}" for name, value in changed(self).items())
         return self.name + (f":{arguments}" if arguments else "")
+
+
+def changed(described) -> dict:
+    """The fields of a dataclass that are not at their defaults."""
+    values = {field: getattr(described, field.name) for field in dataclasses.fields(described)}
+    return {field.name: value for field, value in values.items() if value != field.default}
 
 
 def budget(n: int, keep: float | int) -> int:

@@ -4,35 +4,36 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .. import methods
-
 if TYPE_CHECKING:
     from torch import nn
     from transformers import PreTrainedModel
 
     from ..config import PactConfig
+    from ..methods import Method
     from .handle import Handle
 
 
 def apply(
     model: PreTrainedModel,
-    config: methods.Method | PactConfig | str = "llava-onevision-7b",
+    config: Method | PactConfig | str = "llava-onevision-7b",
     *,
     per_image: bool = False,
     attention: str = "auto",
 ) -> Handle:
-    """Reduce the visual tokens of every call of a Hugging Face vision-language model with PACT.
+    """Reduce the visual tokens of every call of a Hugging Face vision-language model, with PACT or another method.
 
     At the input of decoder layer `config.layer` each row's visual tokens are pruned and merged; from there on the
     sequence and the key-value cache are shorter, and attention is proportional to the merged tokens' sizes (section
-    3.3 of the paper). Hooks do it: the model's code stays as it is, and `Handle.remove` takes them off again.
+    3.3 of the paper). Another method acts at layers of its own, perhaps at several. Hooks do it: the model's
+    code stays as it is, and `Handle.remove` takes them off again.
     `generate`, batches with padding, several turns on one cache, beam search and assisted decoding work as before.
     Called directly, the model returns logits of the tokens that remain.
 
     Args:
         model: LLaVA-1.5, LLaVA-NeXT, LLaVA-OneVision, InternVL, Qwen2-VL, Qwen2.5-VL, Qwen3-VL, GLM-4.1V, GLM-4.5V,
             Idefics3, SmolVLM or Aya Vision of transformers >= 4.57, in evaluation mode.
-        config: a `PactConfig`, or the name of a preset.
+        config: a `PactConfig`, or the name of a preset; or a method of `pact_ext.methods`, or the name of one, with
+            arguments if need be: ``"fastv:keep=0.25"``.
         per_image: keep images apart; by default all images and frames of a row are one pool, as published. An image is
             what the call's pixels say, whatever stands between its tokens or does not. All frames of a video are one,
             but InternVL and SmolVLM pass them as images. Of some families the text alone says where an image ends: an
@@ -54,7 +55,9 @@ def apply(
             inputs_embeds without input_ids, a cache that does not fit, a mask that is not causal but for padding,
             packed sequences, and an image that comes in pieces.
     """
-    return _handles("apply").attach(model, methods.coerce(config), per_image, attention)
+    from ..methods import coerce
+
+    return _handles("apply").attach(model, coerce(config), per_image, attention)
 
 
 def handle_of(model: nn.Module) -> Handle | None:

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from ..config import PactConfig
+from ..methods import Method, Pact, coerce
 from . import apply
 
 VARIANTS = ("stock", "reduced")
@@ -33,7 +34,7 @@ class _Clock:
 def benchmark(
     model: nn.Module,
     inputs: Mapping,
-    config: PactConfig | str,
+    config: Method | PactConfig | str,
     *,
     attention: str = "auto",
     runs: int = 5,
@@ -61,13 +62,13 @@ def benchmark(
     Raises:
         ValueError, RuntimeError: what `pact_ext.apply` and the model have to complain about.
     """
-    config = PactConfig.coerce(config)
+    method = coerce(config)
     if runs < 1 or new_tokens < 1:
         raise ValueError(f"pact_ext.benchmark: runs and new_tokens must be at least 1, got {runs} and {new_tokens}")
     found = {name: [] for name in VARIANTS}
     for run in range(runs + 1):
         for name in VARIANTS if run % 2 else reversed(VARIANTS):
-            reducing = apply(model, config, attention=attention) if name == "reduced" else contextlib.nullcontext()
+            reducing = apply(model, method, attention=attention) if name == "reduced" else contextlib.nullcontext()
             with reducing as handle:
                 measured = _generation(model, inputs, new_tokens)
                 if handle is not None:
@@ -87,7 +88,8 @@ def benchmark(
         "new_tokens": new_tokens,
         "runs": runs,
         "attention": route,
-        "config": asdict(config),
+        "method": str(method),
+        "config": asdict(method.config) if isinstance(method, Pact) else None,
         **record,
         "ratio": {key: _ratio(record, key) for key in record["stock"]},
         "report": {key: value for key, value in report.as_dict().items() if key != "seconds"},

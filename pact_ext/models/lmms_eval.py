@@ -11,6 +11,7 @@ import dataclasses
 from torch import nn
 
 from ..config import PactConfig
+from ..methods import coerce
 from . import apply
 
 try:
@@ -41,6 +42,7 @@ class PactHf(lmms):
     Args:
         base: the name of lmms-eval's model; by default the one in `BASES` for the checkpoint `pretrained`.
         config: a `PactConfig`, or the name of a preset.
+        method: another method by its name, ``fastv:keep=0.25;layer=3``, in place of `config` and its fields.
         reduce: False for the baseline: the same model and the same prompts, with nothing reduced.
         per_image, attention: as in `pact_ext.apply`.
         model_args: fields of `PactConfig` change `config`; all others go to the base.
@@ -56,6 +58,7 @@ class PactHf(lmms):
         cls,
         base: str | None = None,
         config: PactConfig | str = "llava-onevision-7b",
+        method: str | None = None,
         reduce: bool = True,
         per_image: bool = False,
         attention: str = "auto",
@@ -67,16 +70,23 @@ class PactHf(lmms):
             if not isinstance(value, bool):
                 raise ValueError(f"pact_hf: {name} must be True or False, got {value!r}")
         fields = [field.name for field in dataclasses.fields(PactConfig) if field.name in model_args]
+        if method is not None and fields:
+            raise ValueError(f"pact_hf: {fields[0]} must be left out with method, which has its own arguments")
         config = dataclasses.replace(PactConfig.coerce(config), **{name: model_args.pop(name) for name in fields})
+        chosen = coerce(config if method is None else method)
         base = base or _base_of(model_args.get("pretrained"))
         found = get_model(base, force_simple=cls.is_simple)
         evaluated = type(f"Pact{found.__name__}", (Reporting, found), {"__module__": __name__})(**model_args)
         model = getattr(evaluated, "model", None)
         if not isinstance(model, nn.Module):
             raise ValueError(f"pact_hf: base must run a Hugging Face model of its own, got {base!r}, which has none")
-        handle = apply(model, config, per_image=per_image, attention=attention) if reduce else None
+        handle = apply(model, chosen, per_image=per_image, attention=attention) if reduce else None
         evaluated.calls = Calls(model, handle)
-        logger.info(f"pact_hf: {base} reduced with {config}" if reduce else f"pact_hf: {base}, not reduced")
+        logger.info(
+            f"pact_hf: {base} reduced with {config if method is None else chosen}"
+            if reduce
+            else f"pact_hf: {base}, not reduced"
+        )
         return evaluated
 
 

@@ -37,6 +37,11 @@ def kept_count(n: int, prune_ratio: float) -> int:
     return n - math.ceil(prune_ratio * (n - 1))
 
 
+def largest(scores: Tensor, count: int) -> Tensor:
+    """Indices ``[count]`` of the largest scores, ascending; ties by lower index."""
+    return scores.sort(descending=True, stable=True).indices[:count].sort().values
+
+
 def split(scores: Tensor, prune_ratio: float) -> tuple[Tensor, Tensor]:
     """Token indices (kept, dropped), both ascending: the largest scores are kept, ties by lower index."""
     order = scores.sort(descending=True, stable=True).indices
