@@ -1,4 +1,4 @@
-"""Proofs that a clustering is the one answer, up to rounding (contract section 3).
+"""Proofs that a clustering, or a greedy selection, is the one answer, up to rounding (contract section 3).
 
 The greedy set of centres S is unique: S is the answer exactly when (a) no two members are within dc of each other,
 and (b) every other token is within dc of a member that comes before it. Distances and densities here are float64;
@@ -83,3 +83,62 @@ def reduction_of_parts(
     labels[dropped] = recovered[dropped]
     merged, sizes = ops.segment_mean(hidden, labels, len(centers))
     return merged, sizes, centers, labels
+
+
+def check_distinct_tokens(chosen: Tensor, count: int, n: int) -> None:
+    assert chosen.dtype == torch.int64
+    assert chosen.shape == (count,)
+    assert len(set(chosen.tolist())) == count, "a token was chosen twice"
+    assert chosen.min() >= 0
+    assert chosen.max() < n
+
+
+def check_farthest_points(
+    keys: Tensor, count: int, first: int | None, chosen: Tensor, margin: float = DISTANCE_MARGIN
+) -> None:
+    """Raises AssertionError unless `chosen` are the farthest points, each by the choices before it."""
+    distance, chosen = reference.pairwise_distance(keys.cpu().double()), chosen.cpu()
+    check_distinct_tokens(chosen, count, len(distance))
+    start = chosen[0]
+    if first is None:
+        assert distance.triu()[start].max() >= distance.max() - margin, "not the lower token of the farthest pair"
+    else:
+        assert start == first
+    nearest = distance[start].clone()
+    for t in range(1, count):
+        nearest[chosen[:t]] = -1
+        assert nearest[chosen[t]] >= nearest.max() - margin, f"choice {t}: another token is farther"
+        nearest = torch.minimum(nearest, distance[chosen[t]])
+
+
+# A cosine is off by less than 1e-6, and with it the kernel, by r_i r_j as much. The factor in double adds nothing; in
+# float32 (CUDA) it is the exact one of a kernel off by a rounding of r_i r_j per step, of either sign.
+DPP_ERROR, DPP_ERROR_FLOAT32 = 1e-6, 2e-6
+LEAST_GAIN = 1e-6  # of the first gain
+
+
+def check_dpp_select(keys: Tensor, relevance: Tensor, count: int, chosen: Tensor, error: float = DPP_ERROR) -> None:
+    """Raises AssertionError unless `chosen` is the greedy MAP, each step by the choices before it.
+
+    A kernel L off by E, |E_ij| <= error * r_i r_j, moves a gain, the Schur complement L_ii - L_iS x with x = L_SS^-1
+    L_Si, by at most error * (r_i + sum over s of |x_s| r_s)^2, up to terms of E^2.
+    """
+    keys, relevance, chosen = keys.cpu().double(), relevance.cpu().double(), chosen.cpu()
+    check_distinct_tokens(chosen, count, len(keys))
+    r = relevance / relevance.abs().max().clamp(min=1e-300)
+    kernel = r[:, None] * (1 - reference.pairwise_distance(keys)) * r[None, :]
+    by_relevance = relevance.sort(descending=True, stable=True).indices
+    is_open = torch.ones(len(keys), dtype=torch.bool)
+    for t, token in enumerate(chosen):
+        s = chosen[:t]
+        x = torch.linalg.solve(kernel[s][:, s], kernel[s])
+        gain = kernel.diagonal() - (kernel[s] * x).sum(dim=0)
+        bound = error * (r.abs() + (x.abs() * r[s, None].abs()).sum(dim=0)) ** 2
+        surely = (gain - bound)[is_open].max()  # the best gain is this at least
+        rest = by_relevance[is_open[by_relevance]]
+        if surely <= LEAST_GAIN and torch.equal(chosen[t:], rest[: count - t]):
+            return
+        possible = gain[token] + bound[token]
+        assert possible >= LEAST_GAIN, f"choice {t}: no gain is left, yet it is not the most relevant"
+        assert possible >= surely, f"choice {t}: another token gains more"
+        is_open[token] = False

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from certificate import check_clustering
+from certificate import check_clustering, check_dpp_select, check_farthest_points
 from data import clustered
 
 from pact_ext import reference as ref
@@ -87,6 +87,23 @@ def test_positions_and_log_sizes():
     assert ref.log_sizes(torch.tensor([1, 2])).tolist() == pytest.approx([0, math.log(2)])
 
 
+def test_farthest_points_by_hand():
+    keys = torch.tensor([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0], [1.0, 1.0]])  # at 0, 90, 180 and 45 degrees
+    assert ref.farthest_points(keys, 4).tolist() == [0, 2, 1, 3]
+    assert ref.farthest_points(keys, 4, first=3).tolist() == [3, 2, 0, 1]  # 0 and 1 are equally far: the lower first
+    assert ref.farthest_points(torch.ones(3, 2), 3).tolist() == [0, 1, 2]
+
+
+def test_dpp_select_by_hand():
+    keys = torch.tensor([[1.0, 0.0], [1.0, 0.1], [0.0, 1.0]], dtype=torch.float64)
+    # 1 is more relevant than 2, but after 0 it gains 0.81 * (1 - 1 / 1.01) only.
+    assert ref.dpp_select(keys, torch.tensor([1.0, 0.9, 0.5]), 3).tolist() == [0, 2, 1]
+    keys = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0], [0.0, 1.0]])
+    # Two directions: by magnitude. Then no gain is left: by relevance, with its sign.
+    assert ref.dpp_select(keys, torch.tensor([1.0, -2.0, -0.5, 0.25]), 4).tolist() == [1, 0, 3, 2]
+    assert ref.dpp_select(keys, torch.zeros(4), 4).tolist() == [0, 1, 2, 3]
+
+
 @pytest.mark.parametrize("spoil", ["extra center", "missing center", "wrong label", "wrong order"])
 def test_certificate_rejects_wrong_answers(spoil):
     keys, dc, dn = clustered(80, 16), 0.3, 0.5
@@ -109,3 +126,18 @@ def test_certificate_rejects_wrong_answers(spoil):
         labels = ref.nearest_center(distance, centers)[0]
     with pytest.raises(AssertionError):
         check_clustering(keys, dc, dn, False, centers, labels)
+
+
+@pytest.mark.parametrize("spoil", [[1, 0, 2, 3, 4, 5], [0, 1, 2, 4, 3, 5], [0, 1, 2, 3, 5, 4], [0, 1, 2, 3, 4, 4]])
+def test_certificates_reject_wrong_selections(spoil):
+    keys = torch.randn(50, 4)
+    chosen = ref.farthest_points(keys.double(), 6)
+    check_farthest_points(keys, 6, None, chosen)
+    with pytest.raises(AssertionError):
+        check_farthest_points(keys, 6, None, chosen[spoil])
+    # Four directions by their gain; of the others, beyond doubt none is left.
+    keys, relevance = torch.eye(4).repeat(9, 1), torch.tensor([1.0, 0.9, 0.8, 0.7, *torch.rand(32) / 4])
+    chosen = ref.dpp_select(keys.double(), relevance, 6)
+    check_dpp_select(keys, relevance, 6, chosen)
+    with pytest.raises(AssertionError):
+        check_dpp_select(keys, relevance, 6, chosen[spoil])

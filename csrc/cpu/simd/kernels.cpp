@@ -4,6 +4,7 @@
 #include "attention.h"
 #include "nearest.h"
 #include "pairs.h"
+#include "row_pass.h"
 #include "rows.h"
 
 #define PACT_STRING(x) #x
@@ -22,6 +23,8 @@ const Kernels table = {
     .nearest = nearest,
     .load_row = load_row,
     .pair_distances = pair_distances,
+    .farthest_step = farthest_step,
+    .dpp_step = dpp_step,
     .add_rows = add_rows,
     .head_logits = head_logits,
     .row_norm = row_norm,

@@ -65,6 +65,26 @@ struct HeadKeys {
   int64_t heads, head;
 };
 
+// The largest value of some tokens, and the first token that has it.
+struct Largest {
+  double value;
+  int64_t token;
+};
+
+// The step of a determinantal selection after token j was chosen, its gain g: every token i gets the entry
+// c[i] = (weight[i] * weight[j] * <row i, row j> - sum over the t steps before of their entries for i and j) / sqrt(g),
+// and c[i]^2 less of a gain.
+struct DppStep {
+  const float* row;   // of j
+  double weight;      // of j
+  double divisor;     // sqrt(g)
+  const double* own;  // [t] entries of j
+  int64_t t, steps;
+  const double* weights;  // [padded n] relevance / ||row||
+  double* entries;        // [panels][steps][panel]; those of step t are written
+  double* gain;           // [padded n]; -Inf for chosen tokens and padding
+};
+
 struct Kernels {
   const char* name;
   int64_t panel;
@@ -75,7 +95,8 @@ struct Kernels {
                      double* inv_norm);
   // The pairs of tile row ti and tile column tj, ti <= tj.
   void (*density_tile)(const PairPass& pass, int64_t ti, int64_t tj);
-  float (*max_distance_tile)(const Panels& keys, int64_t ti, int64_t tj);
+  // The largest distance of those pairs, and the lowest i that has it; (0, 0) when none is above 0.
+  Largest (*max_distance_tile)(const Panels& keys, int64_t ti, int64_t tj);
   // For each token of `tokens`, its nearest of `centers`, the first on a tie.
   void (*nearest)(const Panels& tokens, const Panels& centers, Nearest* out);
   // One row, scaled, as float32.
@@ -83,6 +104,11 @@ struct Kernels {
   // Distances of one loaded row to `count` others, with the very roundings of the Gram micro-kernel.
   void (*pair_distances)(const float* row, double inv_norm, const float* const* others, const double* inv_norms,
                          int64_t count, int64_t dk, float* out);
+  // nearest[i] = min(nearest[i], distance of the row to token i) over panels [begin, end); the largest nearest there.
+  Largest (*farthest_step)(const Panels& keys, int64_t begin, int64_t end, const float* row, double inv_norm,
+                           float* nearest);
+  // The same range of a determinantal selection's step; the largest gain there.
+  Largest (*dpp_step)(const Panels& keys, int64_t begin, int64_t end, const DppStep& step);
 
   // out[k] += the sum of column k over the rows [first, last).
   void (*add_rows)(Rows rows, int64_t first, int64_t last, double* out);

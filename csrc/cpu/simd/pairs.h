@@ -130,13 +130,17 @@ void density_tile(const PairPass& pass, int64_t ti, int64_t tj) {
   if (pass.adjacency) store_adjacency(pass, ti, tj, bits);
 }
 
-float max_distance_tile(const Panels& keys, int64_t ti, int64_t tj) {
-  float largest = 0;
-  for_each_pair_tile(keys, ti, tj, [&](int64_t i, int64_t j, const GramTile& tile) {
+Largest max_distance_tile(const Panels& keys, int64_t ti, int64_t tj) {
+  Largest largest{0, 0};
+  for_each_pair_tile(keys, ti, tj, [&](int64_t i, int64_t j, GramTile& tile) {
     for (int r = 0; r < kTileRows; ++r) {
       const uint64_t counted = pair_mask(i + r, j, keys.n);
+      if (counted != kWholePanel)
+        for (int c = 0; c < kPanel; ++c)
+          if (!(counted >> c & 1)) tile.at[r][c] = 0;
+      if (within(tile.at[r], float(largest.value)) == kWholePanel) continue;
       for (int c = 0; c < kPanel; ++c)
-        if ((counted >> c & 1) && tile.at[r][c] > largest) largest = tile.at[r][c];
+        if (tile.at[r][c] > largest.value) largest = {tile.at[r][c], i + r};
     }
   });
   return largest;
