@@ -27,7 +27,7 @@ def test_euti_default_scale_is_one_over_sqrt_head_size():
 
 
 def test_received_attention_by_hand():
-    """Logits log 1, log 2, log 3 in every row: shares 1; 1/3, 2/3; 1/6, 2/6, 3/6. The second head sees all keys alike."""
+    """Logits log 1, log 2, log 3 in every row: shares 1; 1/3, 2/3; 1/6, 2/6, 3/6. A second head sees all keys alike."""
     keys = torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64).log()[:, None, None]
     queries = torch.ones(3, 1, 1, dtype=torch.float64)
     received = ref.received_attention(queries, keys, scale=1.0)
