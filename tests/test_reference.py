@@ -26,6 +26,21 @@ def test_euti_default_scale_is_one_over_sqrt_head_size():
     )
 
 
+def test_received_attention_by_hand():
+    """Logits log 1, log 2, log 3 in every row: shares 1; 1/3, 2/3; 1/6, 2/6, 3/6. A second head sees all keys alike."""
+    keys = torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64).log()[:, None, None]
+    queries = torch.ones(3, 1, 1, dtype=torch.float64)
+    received = ref.received_attention(queries, keys, scale=1.0)
+    assert received.tolist() == pytest.approx([(1 + 1 / 3 + 1 / 6) / 3, (2 / 3 + 1 / 3) / 3, 1 / 2 / 3])
+    heads = torch.cat([queries, 0 * queries], dim=1)
+    received = ref.received_attention(heads, keys, rows=torch.tensor([2, 2]), scale=1.0)
+    assert received.tolist() == pytest.approx([(1 / 6 + 1 / 3) / 2, 1 / 3, (1 / 2 + 1 / 3) / 2])
+    received = ref.received_attention(queries[:1], keys, first=1, scale=1.0)
+    assert received.tolist() == pytest.approx([1 / 3, 2 / 3, 0])
+    received = ref.received_attention(queries[:1], keys, first=0, causal=False, scale=2.0)
+    assert received.tolist() == pytest.approx([1 / 14, 4 / 14, 9 / 14])
+
+
 @pytest.mark.parametrize("prune_ratio", [0.0, 0.1, 0.45, 0.5, 0.999, 1.0])
 def test_split_is_the_quantile_of_eq_3(prune_ratio):
     scores = torch.rand(57, dtype=torch.float64)

@@ -1,17 +1,17 @@
-// EUTI once the query mean is known: logits and norms in one pass over keys and hidden states, softmax statistics of
-// the tokens per head, scores.
+// What tokens receive from one query, the mean of EUTI or a single row: logits in one pass over the keys (and the norms
+// of the hidden states, for EUTI), softmax statistics of the tokens per head, scores.
 //
 // A warp takes a token; the key heads are spread over groups of its lanes, so that a head of 128 needs half a warp.
 // Each block leaves (max, sum of exp) of its tokens per head; a warp per head brings those together in a fixed order.
 #pragma once
 
+#include "attention_rows.cuh"
 #include "euti_mean_kernel.cuh"
 
 namespace pact {
 
 constexpr int kEutiWarps = 8;
-constexpr int kEutiTokens = 16;  // of a block
-constexpr float kLargestLogit = 3.402823466e38f;
+constexpr int kEutiTokens = 16;        // of a block
 constexpr double kLargestNorm = 1e60;  // of finite rows
 
 // Sum of squares in double, for rows whose squares leave the range of float32: NaN or Inf only when an element is.
@@ -65,19 +65,23 @@ struct EutiShape {
   int lanes;  // of a key head: a power of two
 };
 
-// Grid: chunks of kEutiTokens tokens. logits [n][heads], norm [n], chunk_max and chunk_sum [heads][chunks].
+// Of `n` tokens those that the query sees, a number that the device knows, or all.
+__device__ inline int seen_tokens(const int* visible, int n) { return visible ? *visible : n; }
+
+// Grid: chunks of kEutiTokens tokens. logits [n][heads], norm [n] or null, chunk_max and chunk_sum [heads][chunks].
 template <typename T, bool kAligned>
 __global__ void __launch_bounds__(kEutiWarps * 32, 4)
     euti_logits_kernel(const T* __restrict__ hidden, int64_t hidden_stride, const T* __restrict__ keys,
-                       int64_t key_stride, const float* __restrict__ query_mean, EutiShape shape, float scale,
-                       float* logits, double* __restrict__ norm, float* __restrict__ chunk_max,
-                       float* __restrict__ chunk_sum, int* bad) {
+                       int64_t key_stride, const float* __restrict__ query, EutiShape shape,
+                       const int* __restrict__ visible, float scale, float* logits, double* __restrict__ norm,
+                       float* __restrict__ chunk_max, float* __restrict__ chunk_sum, int* bad) {
   const int lane = device::lane_id(), heads = shape.key_heads * shape.group;
   const int per_pass = 32 / shape.lanes, slot = lane / shape.lanes, sub = lane % shape.lanes;
-  const int64_t begin = int64_t(blockIdx.x) * kEutiTokens, end = min(begin + kEutiTokens, int64_t(shape.n));
+  const int64_t begin = int64_t(blockIdx.x) * kEutiTokens;
+  const int64_t end = min(begin + kEutiTokens, int64_t(seen_tokens(visible, shape.n)));
   for (int64_t token = begin + device::warp_id(); token < end; token += blockDim.x / 32) {
-    const double length = row_norm<T, kAligned>(hidden + token * hidden_stride, shape.width);
-    if (lane == 0) norm[token] = length;
+    const double length = norm ? row_norm<T, kAligned>(hidden + token * hidden_stride, shape.width) : 0;
+    if (norm && lane == 0) norm[token] = length;
     bool finite = length <= kLargestNorm;
 
     const T* row = keys + token * key_stride;
@@ -89,13 +93,10 @@ __global__ void __launch_bounds__(kEutiWarps * 32, 4)
         const int64_t head = int64_t(key_head) * shape.group + g;
         float dot = 0;
         if (key_head < shape.key_heads)
-          dot = head_dot<T, kAligned>(key, query_mean + head * shape.head_size, shape.head_size, sub, shape.lanes);
+          dot = head_dot<T, kAligned>(key, query + head * shape.head_size, shape.head_size, sub, shape.lanes);
         for (int step = shape.lanes / 2; step > 0; step /= 2) dot += __shfl_xor_sync(device::kAllLanes, dot, step);
         finite = finite && is_finite(dot);
-        float logit = dot * scale;  // beyond float32 is its largest number; NaN passes
-        if (logit > kLargestLogit) logit = kLargestLogit;
-        if (logit < -kLargestLogit) logit = -kLargestLogit;
-        if (sub == 0 && key_head < shape.key_heads) logits[token * heads + head] = logit;
+        if (sub == 0 && key_head < shape.key_heads) logits[token * heads + head] = bounded_logit(dot * scale);
       }
     }
     if (bad && __any_sync(device::kAllLanes, !finite)) {
@@ -138,14 +139,15 @@ __global__ void __launch_bounds__(32)
 __global__ void __launch_bounds__(kEutiWarps * 32)
     euti_score_kernel(const float* __restrict__ logits, const double* __restrict__ norm,
                       const float* __restrict__ head_max, const float* __restrict__ head_factor, int n, int heads,
-                      float* __restrict__ scores) {
+                      const int* __restrict__ visible, float* __restrict__ scores) {
   const int64_t token = int64_t(blockIdx.x) * (blockDim.x / 32) + device::warp_id();
   if (token >= n) return;
   float weight = 0;
-  for (int head = device::lane_id(); head < heads; head += 32)
+  const int seen = token < seen_tokens(visible, n) ? heads : 0;
+  for (int head = device::lane_id(); head < seen; head += 32)
     weight += expf(logits[token * heads + head] - head_max[head]) * head_factor[head];
   weight = device::warp_sum(weight);
-  if (device::lane_id() == 0) scores[token] = float(weight * norm[token]);
+  if (device::lane_id() == 0) scores[token] = norm ? float(weight * norm[token]) : weight;
 }
 
 }  // namespace pact

@@ -8,10 +8,10 @@
 #include "device/mma.cuh"
 #include "device/warp.cuh"
 #include "gram.cuh"
+#include "row_vectors.cuh"
 
 namespace pact {
 
-constexpr int kRowThreads = 256;  // a warp per row
 constexpr int kNormThreads = 64;  // small blocks: there are few warps to spread over the SMs
 constexpr int kNormRowsPerWarp = 16;
 
@@ -20,27 +20,6 @@ __device__ __forceinline__ unsigned magnitude_bits(T x) {
   return __float_as_uint(device::to_float(x)) & 0x7fffffff;
 }
 constexpr unsigned kInfinityBits = 0x7f800000;
-
-__device__ __forceinline__ bool is_vector_aligned(const void* pointer) {
-  return reinterpret_cast<uintptr_t>(pointer) % 16 == 0;
-}
-
-// Calls f(k, elements) for the row's elements, a vector per lane at a time, zeros from `width` up to `padded`.
-template <typename T, typename F>
-__device__ __forceinline__ void for_each_vector(const T* row, int width, int padded, const F& f) {
-  constexpr int kVector = device::kPerVector<T>;
-  const bool aligned = is_vector_aligned(row);
-  for (int k = device::lane_id() * kVector; k < padded; k += 32 * kVector) {
-    device::Vector<T> vector;
-    if (aligned && k + kVector <= width) {
-      vector = device::load_vector(row + k);
-    } else {
-#pragma unroll
-      for (int e = 0; e < kVector; ++e) vector.at[e] = k + e < width ? row[k + e] : device::from_float<T>(0.0f);
-    }
-    f(k, vector);
-  }
-}
 
 // 2^-e for a largest magnitude m * 2^e, m in [0.5, 1), kept within float's normal range; 1 for NaN or Inf.
 __device__ __forceinline__ float power_of_two_scale(unsigned largest_bits) {

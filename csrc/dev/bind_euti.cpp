@@ -29,12 +29,12 @@ bool euti(const T* hidden, const T* keys, const T* queries, int64_t offset, Euti
   emulator::launch(euti_query_mean_kernel, (columns + 31) / 32, kQueryMeanWarps * 32, kQueryMeanSharedBytes, seed,
                    false, partial.data(), int(query_chunks), columns, shape.n, query_mean);
   emulator::launch(euti_logits_kernel<T, kAligned>, token_chunks, kEutiWarps * 32, 0, seed, false, hidden + offset,
-                   stride, keys + offset, stride, query_mean, shape, scale, logits.data(), norm.data(),
+                   stride, keys + offset, stride, query_mean, shape, nullptr, scale, logits.data(), norm.data(),
                    chunk_max.data(), chunk_sum.data(), &bad);
   emulator::launch(euti_softmax_kernel, heads, 32, 0, seed, false, chunk_max.data(), chunk_sum.data(),
                    int(token_chunks), head_max.data(), factor.data());
   emulator::launch(euti_score_kernel, (shape.n + kEutiWarps - 1) / kEutiWarps, kEutiWarps * 32, 0, seed, false,
-                   logits.data(), norm.data(), head_max.data(), factor.data(), shape.n, heads, scores);
+                   logits.data(), norm.data(), head_max.data(), factor.data(), shape.n, heads, nullptr, scores);
   return bad;
 }
 

@@ -127,7 +127,7 @@ bool attention_logits(const HeadKeys& keys, const QueryPairs& pairs, int64_t beg
   with_type(keys.rows.dtype, [&](auto as) {
     finite = with_vectors(pairs.width, [&](auto vectors) {
       return tiles_of_logits<typename decltype(as)::type, decltype(vectors)::value>(keys, pairs, begin, end, logits,
-                                                                                   largest);
+                                                                                    largest);
     });
   });
   return finite;
