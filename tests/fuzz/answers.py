@@ -5,7 +5,18 @@ from __future__ import annotations
 import math
 
 import torch
-from certificate import DISTANCE_MARGIN, check_clustering, density_margin, own_distances, reduction_of_parts, replay
+from certificate import (
+    DISTANCE_MARGIN,
+    DPP_ERROR,
+    DPP_ERROR_FLOAT32,
+    check_clustering,
+    check_dpp_select,
+    check_farthest_points,
+    density_margin,
+    own_distances,
+    reduction_of_parts,
+    replay,
+)
 from torch import Tensor
 
 from fuzz import contract, tensors
@@ -19,8 +30,8 @@ FEW = 24  # tokens up to which every distance of the operators themselves is loo
 def check_shapes(call: Call, *found: Tensor) -> None:
     """Shapes, dtypes and strides. (Which centers there are, and so how many, only the data tells.)"""
     given = call.arguments
-    n = len(next(iter(given.values())))
-    c = len(found[0]) if call.op in ("dbdpc", "reduce") else None
+    n = len(given["keys"] if call.op == "received_attention" else next(iter(given.values())))
+    c = len(found[0]) if call.op in ("dbdpc", "reduce") else min(n, given.get("count", n))
     wanted = {
         "euti_scores": lambda: [(torch.float32, n)],
         "density": lambda: [(torch.float32, n)],
@@ -35,7 +46,12 @@ def check_shapes(call: Call, *found: Tensor) -> None:
             (given["hidden"].dtype, c, given["hidden"].shape[1]),
             *[(torch.int64, length) for length in (c, c, n)],
         ],
+        "received_attention": lambda: [(torch.float32, n)],
+        "nearest_denser": lambda: [(torch.float32, n), (torch.int64, n)],
+        "farthest_points": lambda: [(torch.int64, c)],
+        "dpp_select": lambda: [(torch.int64, c)],
     }
+    wanted["reduce_to"] = wanted["reduce"]
     assert [(x.dtype, *x.shape) for x in found] == wanted[call.op](), "dtypes or shapes"
     assert all(x.is_contiguous() for x in found)
 
@@ -126,4 +142,57 @@ def reduce(call: Call, *found: Tensor) -> None:
         assert torch.equal(ours, other), f"{name} are not those of the other operators"
 
 
-CHECKS = {f.__name__: f for f in (euti_scores, density, dbdpc, assign, segment_mean, max_distance, reduce)}
+def received_attention(call: Call, received: Tensor) -> None:
+    given = dict(call.arguments)
+    q, k = contract.in_heads(given.pop("queries"), given.pop("keys"))
+    assert (received >= 0).all(), "a weight is negative or NaN"
+    assert abs(received.double().sum().item() - 1) < 1e-5, "the weights of a row do not sum to 1"
+    scale = q.shape[-1] ** -0.5 if given["scale"] is None else given["scale"]
+    # A float32 logit is off by 1e-6 of the norms' product, and its weight relatively by as much.
+    rtol = 2e-6 + 2e-6 * abs(scale) * q.norm(dim=-1).max().item() * k.norm(dim=-1).max().item()
+    if rtol < 0.1:
+        _near(received, reference.received_attention(q, k, **_on_cpu(given)), rtol, atol=1e-12)
+
+
+def nearest_denser(call: Call, distances: Tensor, indices: Tensor) -> None:
+    keys, rank = call.arguments["keys"], call.arguments["density"].cpu()
+    distances, indices = distances.cpu(), indices.cpu()
+    index, exact = torch.arange(len(keys)), reference.pairwise_distance(keys.cpu().double())
+    outranks = (rank[None] > rank[:, None]) | (rank[None] == rank[:, None]) & (index[None] < index[:, None])
+    (first,) = (~outranks.any(dim=1)).nonzero()[:, 0]
+    assert indices[first] == -1
+    _near(distances[first], exact[first].max(), 0, _margin(keys))
+    others = index[index != first]
+    assert outranks[others, indices[others]].all(), "what is nearest does not outrank"
+    nearest = exact.masked_fill(~outranks, torch.inf).min(dim=1).values
+    _near(distances[others], exact[others, indices[others]], 0, _margin(keys))
+    _near(distances[others], nearest[others], 0, _margin(keys))
+    if len(keys) <= FEW:
+        own = own_distances(keys).cpu().masked_fill(~outranks, torch.inf)
+        assert torch.equal(distances[others], own.min(dim=1).values[others]), "not the least of the distances"
+        tied = torch.where(own == distances[:, None], index, len(keys)).min(dim=1).values
+        assert torch.equal(indices[others], tied[others]), "a tie did not go to the lower token"
+
+
+def farthest_points(call: Call, chosen: Tensor) -> None:
+    given = call.arguments
+    check_farthest_points(given["keys"], given["count"], given["first"], chosen, _margin(given["keys"]))
+
+
+def dpp_select(call: Call, chosen: Tensor) -> None:
+    given = call.arguments
+    error = (DPP_ERROR if call.backend.startswith("cpu-") else DPP_ERROR_FLOAT32) * _margin(given["keys"])
+    check_dpp_select(given["keys"], given["relevance"], given["count"], chosen, error / DISTANCE_MARGIN)
+
+
+def _on_cpu(given: dict) -> dict:
+    return {name: x.cpu() if isinstance(x, Tensor) else x for name, x in given.items()}
+
+
+CHECKS = {
+    f.__name__: f
+    for f in (
+        *(euti_scores, density, dbdpc, assign, segment_mean, max_distance, reduce),
+        *(received_attention, nearest_denser, farthest_points, dpp_select),
+    )
+}

@@ -133,12 +133,17 @@ def scores_overflow(call: Call) -> bool | None:
     return None if LARGEST / 1.01 < scores.max() < LARGEST * 1.01 else bool(scores.max() > LARGEST)
 
 
+def in_heads(queries: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:
+    """Both ``[n, H, dh]``, in float64 on the CPU."""
+    keys, queries = keys.cpu().double(), queries.cpu().double()
+    size = keys.shape[-1] if keys.ndim == 3 else queries.shape[-1] if queries.ndim == 3 else keys.shape[1]
+    return queries.flatten(1).unflatten(1, (-1, size)), keys.flatten(1).unflatten(1, (-1, size))
+
+
 def importance(given: dict) -> Tensor:
     """EUTI in float64."""
-    hidden, keys, queries = (given[name].double() for name in ("hidden", "keys", "queries"))
-    size = keys.shape[-1] if keys.ndim == 3 else queries.shape[-1] if queries.ndim == 3 else keys.shape[1]
-    keys, queries = keys.flatten(1).unflatten(1, (-1, size)), queries.flatten(1).unflatten(1, (-1, size))
-    return reference.euti_scores(hidden, keys, queries, given["scale"])
+    queries, keys = in_heads(given["queries"], given["keys"])
+    return reference.euti_scores(given["hidden"].cpu().double(), keys, queries, given["scale"])
 
 
 def describes(got: str, x) -> bool:
