@@ -40,18 +40,28 @@ def calls(n=700, dtype=torch.bfloat16, device="cuda"):
     hidden, keys, queries, cluster_keys = inputs(n, dtype=dtype, device=device)
     centers = torch.arange(0, n, 3, device=device)
     labels = torch.arange(n, device=device) % 50 - 1
+    numbers = torch.rand(n, device=device)
     return [
         ("euti_scores", lambda h, k, q: (ops.euti_scores(h, k, q),), [hidden, keys, queries]),
         ("density", lambda u: (ops.density(u, 2.0),), [cluster_keys]),
         ("assign", lambda u, c: ops.assign(u, c, 0.3), [cluster_keys, centers]),
         ("segment_mean", lambda h, i: ops.segment_mean(h, i, 49), [hidden, labels]),
         ("max_distance", lambda u: (ops.max_distance(u),), [cluster_keys]),
+        ("reduce_to", lambda *t: ops.reduce_to(*t, 100, **CONFIG), [hidden, keys, queries, cluster_keys]),
+        ("received_attention", lambda q, k: (ops.received_attention(q, k),), [queries, keys]),
+        ("received_attention of one row", lambda q, k: (ops.received_attention(q[-1:], k),), [queries, keys]),
+        ("nearest_denser", lambda u, x: ops.nearest_denser(u, x), [cluster_keys, numbers]),
+        ("farthest_points", lambda u: (ops.farthest_points(u, 40),), [cluster_keys]),
+        ("dpp_select", lambda u, x: (ops.dpp_select(u, x, 40),), [cluster_keys, numbers]),
         ("dbdpc", lambda u: ops.dbdpc(u, 0.21, 2.0, gaussian=True), [cluster_keys]),
         ("reduce", lambda *t: ops.reduce(*t, **CONFIG), [hidden, keys, queries, cluster_keys]),
     ]
 
 
-CAPTURABLE = ("euti_scores", "density", "assign", "segment_mean", "max_distance")
+CAPTURABLE = (
+    *("euti_scores", "density", "assign", "segment_mean", "max_distance", "reduce_to", "received_attention"),
+    *("received_attention of one row", "nearest_denser", "farthest_points", "dpp_select"),
+)
 NAMES = (*CAPTURABLE, "dbdpc", "reduce")
 
 

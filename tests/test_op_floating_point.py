@@ -16,6 +16,11 @@ CALLS = {
     "segment_mean": lambda x: ops.segment_mean(x, torch.arange(len(x), device=x.device) // 2, len(x)),
     "max_distance": lambda x: ops.max_distance(x),
     "reduce": lambda x: ops.reduce(x, x, x, x, 0.4, 0.3, 0.7, 1.5),
+    "reduce_to": lambda x: ops.reduce_to(x, x, x, x, 40, 0.4, 0.3, 0.7, 1.5),
+    "received_attention": lambda x: ops.received_attention(x, x),
+    "nearest_denser": lambda x: ops.nearest_denser(x, x.float()[:, 0]),
+    "farthest_points": lambda x: ops.farthest_points(x, 20),
+    "dpp_select": lambda x: ops.dpp_select(x, x.float()[:, 0], 20),
 }
 
 
