@@ -4,7 +4,7 @@
 namespace pact {
 
 void density(const PackedKeys& keys, DensityForm form, float* density, Adjacency* adjacency, double dc) {
-  const int64_t n = keys.n(), tiles = ceil_div(n, kPairTile);
+  const int64_t n = keys.n();
   Buffer<int64_t> sums(n);
   std::fill_n(sums.data(), n, int64_t(1 / kDensityUnit));  // exp(0): every token counts itself
 
@@ -17,13 +17,7 @@ void density(const PackedKeys& keys, DensityForm form, float* density, Adjacency
       .adjacency = adjacency ? adjacency->bits.data() : nullptr,
       .words = adjacency ? adjacency->words : 0,
   };
-  for_each_task(tiles * (tiles + 1) / 2, [&](int64_t task, int64_t) {
-    // Column by column of the triangle: consecutive tasks share the panels of their column.
-    int64_t tj = int64_t((std::sqrt(8.0 * double(task) + 1) - 1) / 2);
-    while (tj * (tj + 1) / 2 > task) --tj;
-    while ((tj + 1) * (tj + 2) / 2 <= task) ++tj;
-    kernels().density_tile(pass, task - tj * (tj + 1) / 2, tj);
-  });
+  for_each_tile_of_pairs(n, [&](int64_t ti, int64_t tj) { kernels().density_tile(pass, ti, tj); });
   for (int64_t i = 0; i < n; ++i) density[i] = float(double(sums[i]) * kDensityUnit);
 }
 

@@ -1,4 +1,4 @@
-// The stages of a reduction on the CPU, as the operators and `reduce` share them.
+// The stages of a reduction on the CPU, as the operators share them.
 #pragma once
 
 #include "../boxed.h"
@@ -24,16 +24,24 @@ struct Adjacency {
   Buffer<uint64_t> bits;
 };
 
+// Calls f(ti, tj) for the tiles ti <= tj that hold the pairs of n tokens. Column by column: consecutive tasks share the
+// panels of their column.
+template <typename F>
+void for_each_tile_of_pairs(int64_t n, const F& f) {
+  const int64_t tiles = ceil_div(n, kPairTile);
+  for_each_task(tiles * (tiles + 1) / 2, [&](int64_t task, int64_t) {
+    int64_t tj = int64_t((std::sqrt(8.0 * double(task) + 1) - 1) / 2);
+    while (tj * (tj + 1) / 2 > task) --tj;
+    while ((tj + 1) * (tj + 2) / 2 <= task) ++tj;
+    f(task - tj * (tj + 1) / 2, tj);
+  });
+}
+
+// The tokens by density descending, then index ascending.
+Vector<int64_t> priority_order(const float* density, int64_t n);
+
 // Fills density [n] and, when given, the adjacency for cutoff dc.
 void density(const PackedKeys& keys, DensityForm form, float* density, Adjacency* adjacency, double dc);
-
-struct Clusters {
-  Vector<int64_t> centers;  // ascending, in [0, n)
-  Vector<int64_t> labels;   // [n], positions in `centers`
-};
-
-// DBDPC of the tokens rows[index[i]], i in [0, n).
-Clusters cluster(Rows rows, const int64_t* index, int64_t n, double dc, DensityForm form);
 
 // out[i]: the nearest of `centers` for the token rows[index[i]], i in [0, n); the first on a tie.
 void nearest_centers(Rows rows, const int64_t* index, int64_t n, const PackedKeys& centers, Nearest* out);

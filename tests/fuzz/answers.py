@@ -142,6 +142,39 @@ def reduce(call: Call, *found: Tensor) -> None:
         assert torch.equal(ours, other), f"{name} are not those of the other operators"
 
 
+def reduce_to(call: Call, merged: Tensor, sizes: Tensor, centers: Tensor, labels: Tensor) -> None:
+    given = call.arguments
+    hidden, keys, count, n = given["hidden"], given["cluster_keys"], len(centers), len(labels)
+    assert (centers.diff() > 0).all(), "centres are not ascending"
+    assert torch.equal(labels[centers], torch.arange(count, device=labels.device)), "a centre is in another's cluster"
+    for ours, other in zip((merged, sizes), ops.segment_mean(hidden, labels, count), strict=True):
+        assert torch.equal(ours, other), "not the means and sizes of the labels"
+
+    plain = {name: x for name, x in given.items() if name != "count"}
+    scores = given["scores"]
+    kept_count = reference.kept_count(n, given["prune_ratio"])
+    if kept_count >= count:
+        _, _, free, _ = found = ops.reduce(**plain)
+        fewer, more = sorted((set(free.tolist()), set(centers.tolist())), key=len)
+        assert fewer <= more, "centres came and went"
+        if len(free) == count:
+            for ours, other in zip((merged, sizes, centers, labels), found, strict=True):
+                assert torch.equal(ours, other), "not what reduce finds, of as many centres"
+    if scores is None and max(kept_count, count) < n:
+        scores = ops.euti_scores(hidden, given["keys"], given["queries"], given["scale"])
+    scores = torch.zeros(n) if scores is None else scores.cpu()
+    order = scores.sort(descending=True, stable=True).indices
+    kept, dropped = order[: max(kept_count, count)], order[max(kept_count, count) :]
+    assert (labels.cpu()[kept] >= 0).all(), "a kept token was discarded"
+    distance = reference.pairwise_distance(keys.cpu().double())[:, centers.cpu()]
+    joined = labels.cpu() >= 0
+    own = distance.gather(1, labels.cpu().clamp(min=0)[:, None])[:, 0]
+    nearest, margin, limit = distance.min(dim=1).values, _margin(keys), given["alpha"] * given["dc"]
+    assert (own[joined] <= nearest[joined] + margin).all(), "a nearer centre exists"
+    assert (nearest[dropped][joined[dropped]] < limit + margin).all(), "a dropped token joined from too far"
+    assert (nearest[dropped][~joined[dropped]] >= limit - margin).all(), "a dropped token was not recovered"
+
+
 def received_attention(call: Call, received: Tensor) -> None:
     given = dict(call.arguments)
     q, k = contract.in_heads(given.pop("queries"), given.pop("keys"))
@@ -192,7 +225,7 @@ def _on_cpu(given: dict) -> dict:
 CHECKS = {
     f.__name__: f
     for f in (
-        *(euti_scores, density, dbdpc, assign, segment_mean, max_distance, reduce),
+        *(euti_scores, density, dbdpc, assign, segment_mean, max_distance, reduce, reduce_to),
         *(received_attention, nearest_denser, farthest_points, dpp_select),
     )
 }

@@ -20,6 +20,7 @@ const Kernels table = {
     .pack_panel = pack_panel,
     .density_tile = density_tile,
     .max_distance_tile = max_distance_tile,
+    .nearest_before_tile = nearest_before_tile,
     .nearest = nearest,
     .load_row = load_row,
     .pair_distances = pair_distances,

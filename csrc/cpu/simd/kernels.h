@@ -42,6 +42,15 @@ struct PairPass {
 };
 constexpr double kDensityUnit = 0x1p-32;
 
+// One pass over all pairs i < j, that offers i to j. A key is distance bits << 32 | token number: integers, whose
+// minimum does not depend on the order.
+struct BeforePass {
+  Panels keys;
+  const int32_t* token;  // [padded n] the tokens' numbers, which decide ties
+  uint64_t* nearest;     // [n], all ones before; the smallest key among the tokens before, taken atomically
+  float* farthest;       // [tile columns] the largest distance of token 0 to one of the column
+};
+
 struct Nearest {
   float distance;
   int32_t position;  // in the list of centres
@@ -97,6 +106,7 @@ struct Kernels {
   void (*density_tile)(const PairPass& pass, int64_t ti, int64_t tj);
   // The largest distance of those pairs, and the lowest i that has it; (0, 0) when none is above 0.
   Largest (*max_distance_tile)(const Panels& keys, int64_t ti, int64_t tj);
+  void (*nearest_before_tile)(const BeforePass& pass, int64_t ti, int64_t tj);
   // For each token of `tokens`, its nearest of `centers`, the first on a tie.
   void (*nearest)(const Panels& tokens, const Panels& centers, Nearest* out);
   // One row, scaled, as float32.

@@ -1,5 +1,6 @@
 // Passes over the pairs i < j of one set of tokens, a tile of kPairTile x kPairTile at a time: density and adjacency,
-// and the largest distance. Distances live in one micro-tile only; what leaves it is sums, bits or a maximum.
+// the largest distance, the nearest token before each. Distances live in one micro-tile only; what leaves it is sums,
+// bits, a maximum or minima.
 #pragma once
 
 #include "gram.h"
@@ -144,6 +145,50 @@ Largest max_distance_tile(const Panels& keys, int64_t ti, int64_t tj) {
     }
   });
   return largest;
+}
+
+// Non-negative floats order as their bits, so one integer orders by distance, then by token.
+inline void offer(uint64_t* nearest, float distance, int32_t token) {
+  const uint64_t key = uint64_t{to_bits(distance)} << 32 | uint32_t(token);
+  uint64_t held = __atomic_load_n(nearest, __ATOMIC_RELAXED);
+  while (key < held && !__atomic_compare_exchange_n(nearest, &held, key, true, __ATOMIC_RELAXED, __ATOMIC_RELAXED)) {
+  }
+}
+
+void nearest_before_tile(const BeforePass& pass, int64_t ti, int64_t tj) {
+  const float infinity = __builtin_inff();
+  alignas(64) float distance[kPairTile];  // of each column, the smallest so far and whose it is
+  alignas(64) int32_t token[kPairTile];
+  for (int64_t j = 0; j < kPairTile; ++j) {
+    distance[j] = infinity;
+    token[j] = INT32_MAX;
+  }
+  float farthest = 0;
+  for_each_pair_tile(pass.keys, ti, tj, [&](int64_t i, int64_t j, GramTile& tile) {
+    if (i == 0)
+      for (int64_t c = j == 0; c < kPanel && j + c < pass.keys.n; ++c)
+        farthest = tile.at[0][c] > farthest ? tile.at[0][c] : farthest;
+    for (int r = 0; r < kTileRows; ++r)
+      for (int64_t c = 0; c < kPanel && j + c <= i + r; ++c) tile.at[r][c] = infinity;  // not before the column
+    for (int v = 0; v < kPanelVectors; ++v) {
+      const int64_t column = j - tj * kPairTile + v * kLanes;
+      vfloat best = load<vfloat>(distance + column);
+      vint whose = load<vint>(token + column);
+      for (int r = 0; r < kTileRows; ++r) {
+        const vfloat d = load<vfloat>(tile.at[r] + v * kLanes);
+        const vint row = pass.token[i + r] - vint{};
+        const vint better = (d < best) | ((d == best) & (row < whose));
+        best = better ? d : best;
+        whose = better ? row : whose;
+      }
+      store(distance + column, best);
+      store(token + column, whose);
+    }
+  });
+  if (ti == 0) pass.farthest[tj] = farthest;
+  const int64_t first = tj * kPairTile;
+  for (int64_t j = 0; j < kPairTile && first + j < pass.keys.n; ++j)
+    offer(pass.nearest + first + j, distance[j], token[j]);
 }
 
 }  // namespace
