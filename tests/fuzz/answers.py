@@ -169,7 +169,8 @@ def reduce_to(call: Call, merged: Tensor, sizes: Tensor, centers: Tensor, labels
     distance = reference.pairwise_distance(keys.cpu().double())[:, centers.cpu()]
     joined = labels.cpu() >= 0
     own = distance.gather(1, labels.cpu().clamp(min=0)[:, None])[:, 0]
-    nearest, margin, limit = distance.min(dim=1).values, _margin(keys), given["alpha"] * given["dc"]
+    nearest, margin = distance.min(dim=1).values, _margin(keys)
+    limit = given["alpha"] * given["dc"] if given["alpha"] else 0.0
     assert (own[joined] <= nearest[joined] + margin).all(), "a nearer centre exists"
     assert (nearest[dropped][joined[dropped]] < limit + margin).all(), "a dropped token joined from too far"
     assert (nearest[dropped][~joined[dropped]] >= limit - margin).all(), "a dropped token was not recovered"
