@@ -8,17 +8,19 @@ from dataclasses import dataclass, field
 
 import torch
 from models import oracle, tiny
+from models.replay import Pairs, Recorder, groups_of, replayed_logits
 from torch import Tensor
 
 import pact_ext
 from fuzz.conversation import SEQUENCES, Conversation, cache_of
-from pact_ext import PactConfig
+from pact_ext import PactConfig, methods
 
 LAYERS = 5
 # Of logits, and of the keys that float32 decisions are taken from, by the model's dtype.
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4}
 ROUNDING = {torch.float64: 1e-6, torch.float32: 1e-5}
 ROUTES = [("sdpa", "auto"), ("sdpa", "fused"), ("sdpa", "dense"), ("eager", "auto"), ("eager", "dense")]
+STARTS = ("without a cache", "generate", "generate", "dynamic", "static", "none")
 ACTIONS = ("say", "say", "crop", "crop", "crop_too_much", "copy", "reorder", "select", "another", "off")
 
 build = functools.cache(tiny.build)
@@ -26,13 +28,15 @@ build = functools.cache(tiny.build)
 
 @dataclass
 class Case:
-    """Everything that is chosen before the model runs; what happens then goes on from `seed`."""
+    """Everything that is chosen before the model runs; what happens then goes on from `seed`. Another `method` than PACT
+    is in place of `config`."""
 
     seed: int
     variant: str
     implementation: str
     attention: str
     config: PactConfig
+    method: methods.Method | None
     per_image: bool
     counts: list[int]
     padding: str
@@ -56,11 +60,28 @@ def _config(rng: random.Random, first: int) -> PactConfig:
     )
 
 
+def _method(rng: random.Random, first: int, n: int) -> methods.Method | None:
+    layer, keep = rng.randint(first, LAYERS - 1), rng.choice([1.0, rng.uniform(0.01, 1), rng.randint(1, n)])
+    pyramid = methods.PyramidDrop(keep=rng.uniform(0.2, 1), stages=rng.randint(2, LAYERS))
+    return rng.choice(
+        [
+            *(None, None, None),
+            methods.FastV(layer=max(1, layer), keep=keep, rows=rng.choice(["last", "all", "prefix"])),
+            methods.Random(keep=keep, layer=layer),
+            methods.VTW(layer=layer),
+            methods.Pact(PactConfig(layer=layer, dc=rng.choice([0.1, 0.3, 1.0])), keep=keep),
+            Pairs(tuple(sorted(rng.sample(range(first, LAYERS), rng.randint(1, LAYERS - first))))),
+            pyramid if pyramid.sites(LAYERS)[0] >= max(first, 1) else None,
+        ]
+    )
+
+
 def draw(seed: int) -> Case:
     rng = random.Random(seed)
     variant = rng.choice(tiny.VARIANTS)
     implementation, attention = rng.choice(ROUTES)
-    config = _config(rng, 3 if variant.startswith("qwen3_vl") else 0)  # where visual features go on being added
+    first = 3 if variant.startswith("qwen3_vl") else 0  # where visual features go on being added
+    config, method = _config(rng, first), _method(rng, first, 30)
     counts = [rng.choice([0, 1, 1, 2, 3]) for _ in range(rng.randint(1, 3))]
     actions = [*(rng.choice(ACTIONS) for _ in range(rng.randint(1, 5))), "say"]  # which shows what they did
     return Case(
@@ -69,11 +90,15 @@ def draw(seed: int) -> Case:
         implementation,
         attention,
         config,
+        method,
         per_image=rng.random() < 0.4,
         counts=counts,
         padding=rng.choice(["left", "left", "right"]),
         mask=rng.choice(["given", "bool", "none"]),
-        start=rng.choice(["generate", "generate", "without a cache", "dynamic", "static", "none"]),
+        # Without a cache every step reduces anew, by what text there is then: PACT looks at none.
+        start=rng.choice(
+            ["generate", "generate", "dynamic", "static", "none", *["without a cache"] * (method is None)]
+        ),
         actions=actions,
     )
 
@@ -129,6 +154,16 @@ def _expected(case: Case, model, talk: Conversation) -> tuple[Tensor, list]:
     return logits[talk.rows], rows
 
 
+def _replayed(case: Case, model, talk: Conversation, recorder: Recorder) -> tuple[Tensor, None]:
+    """Logits of the rows that are left, by what was selected."""
+    batch, steps = len(case.counts), talk.forced.shape[1] + 1
+    forced = torch.full((batch, steps), tiny.WORDS.start)
+    forced[talk.rows, : steps - 1] = talk.forced
+    groups, sites = groups_of(talk.base, case.per_image), recorder.sites(LAYERS)
+    found = recorder.found[: sum(map(len, groups)) * len(sites)]  # what came later was another conversation
+    return replayed_logits(model, talk.base, sites, [(groups, found)], forced)[talk.rows], None
+
+
 def _in_doubt(case: Case, model, talk: Conversation, rows: list) -> bool:
     """Whether the reduction is another one when the keys move by what float32 rounds off."""
     exact = oracle.keys_and_queries
@@ -163,19 +198,20 @@ def judge(case: Case) -> str:
     inputs = tiny.inputs(model, len(case.counts), case.seed % 1000, counts=case.counts)
     inputs = _padded_right(inputs) if case.padding == "right" else inputs
     stock = model(**inputs).logits
-    with pact_ext.apply(model, case.config, per_image=case.per_image, attention=case.attention) as handle:
+    recorder = case.method and Recorder(case.method)
+    with pact_ext.apply(model, recorder or case.config, per_image=case.per_image, attention=case.attention) as handle:
         talk = _converse(case, model, handle, inputs, stock)
     assert torch.equal(model(**inputs).logits, stock), "remove() does not give the model back"
     assert pact_ext.handle_of(model) is None
 
-    expected, rows = _expected(case, model, talk)
+    expected, rows = _replayed(case, model, talk, recorder) if recorder else _expected(case, model, talk)
     known = ~talk.logits[0, :, 0].isnan()  # generate shows the last of the prompt alone
     # The first is of padding in other rows, or of a visual token that may be gone.
     known[0] &= case.padding == "left" and not (talk.base["input_ids"][:, -1] == tiny.IMAGE).any()
     off = (talk.logits - expected)[:, known].abs().max().item() if known.any() else 0.0
     if off <= TOLERANCE[dtype]:
         return "answered"
-    if _in_doubt(case, model, talk, rows):
+    if rows is not None and _in_doubt(case, model, talk, rows):
         return "in doubt"
     raise AssertionError(f"logits are off by {off:.3g}")
 

@@ -8,6 +8,7 @@ those that were, and adds the log of their sizes. No token ever leaves the seque
 from __future__ import annotations
 
 import contextlib
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -35,6 +36,25 @@ class Recorder(Method):
     def select(self, view: View) -> Selection:
         self.found.append((view.site, view, self.method.select(view)))
         return self.found[-1][-1]
+
+
+@dataclass(frozen=True)
+class Pairs(Method):
+    """Merges neighbours at some sites, each time by the sizes that they have: what a later site must not forget."""
+
+    layers: tuple[int, ...] = (3, 5)
+
+    def sites(self, layers: int) -> tuple[int, ...]:
+        return self.layers
+
+    def select(self, view: View) -> Selection:
+        n = len(view)
+        kept, labels = torch.arange(0, n, 2), torch.arange(n) // 2
+        weights = view.sizes.to(view.hidden.dtype)
+        sums = torch.zeros(len(kept), view.hidden.shape[1], dtype=view.hidden.dtype)
+        sums.index_add_(0, labels, view.hidden * weights[:, None])
+        sizes = torch.zeros_like(kept).index_add_(0, labels, view.sizes)
+        return Selection(kept, labels, sums / sizes[:, None], sizes)
 
 
 def groups_of(inputs: dict[str, Tensor], apart: bool = False) -> list[list[Tensor]]:

@@ -10,30 +10,13 @@ import torch
 
 import pact_ext
 from models import tiny
-from models.replay import Recorder, groups_of, replayed_logits
+from models.replay import Pairs, Recorder, groups_of, replayed_logits
 from pact_ext import methods
-from pact_ext.methods import Method, Selection
+from pact_ext.methods import Selection
 
 STEPS = 3
 
 build = functools.cache(tiny.build)
-
-
-@dataclass(frozen=True)
-class Pairs(Method):
-    """Merges neighbours at two sites, each time by the sizes that they have: what a second site must not forget."""
-
-    def sites(self, layers):
-        return (3, 5)
-
-    def select(self, view):
-        n = len(view)
-        kept, labels = torch.arange(0, n, 2), torch.arange(n) // 2
-        weights = view.sizes.to(view.hidden.dtype)
-        sums = torch.zeros(len(kept), view.hidden.shape[1], dtype=view.hidden.dtype)
-        sums.index_add_(0, labels, view.hidden * weights[:, None])
-        sizes = torch.zeros_like(kept).index_add_(0, labels, view.sizes)
-        return Selection(kept, labels, sums / sizes[:, None], sizes)
 
 
 @dataclass(frozen=True)
