@@ -28,8 +28,8 @@ build = functools.cache(tiny.build)
 
 @dataclass
 class Case:
-    """Everything that is chosen before the model runs; what happens then goes on from `seed`. Another `method` than PACT
-    is in place of `config`."""
+    """Everything that is chosen before the model runs; what happens then goes on from `seed`. A `method` is in place of
+    `config`."""
 
     seed: int
     variant: str

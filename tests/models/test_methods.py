@@ -20,16 +20,15 @@ build = functools.cache(tiny.build)
 
 
 @dataclass(frozen=True)
-class FastVAndPairs(Pairs):
-    """Prunes at its first site, by attention, and at its second merges; attention then is over what was left."""
+class PairsAndFastV(Pairs):
+    """Merges at its first site, and at its second prunes what was merged, by attention."""
 
     needs = frozenset({"received"})
 
     def select(self, view):
-        received = view.received("last")
         if view.site == 0:
-            return Selection(received.sort(descending=True).indices[: len(view) // 2].sort().values)
-        return super().select(view)
+            return super().select(view)
+        return Selection(view.received("last").sort(descending=True).indices[: len(view) // 2].sort().values)
 
 
 ENGINE = {
@@ -39,7 +38,7 @@ ENGINE = {
     "random": methods.Random(keep=0.3, layer=3),
     "vtw": methods.VTW(),
     "pairs": Pairs(),
-    "fastv and pairs": FastVAndPairs(),
+    "pairs and fastv": PairsAndFastV(),
 }
 
 
@@ -93,7 +92,7 @@ def test_static_caches_and_both_ways_of_attention(variant, attention):
 @pytest.mark.parametrize("variant", ["llava", "qwen2_vl"])
 def test_a_second_turn_with_an_image(variant):
     model = build(variant)
-    inputs, recorder = tiny.inputs(model, 2), Recorder(FastVAndPairs())
+    inputs, recorder = tiny.inputs(model, 2), Recorder(PairsAndFastV())
     with pact_ext.apply(model, recorder):
         out = model.generate(**inputs, max_new_tokens=3, return_dict_in_generate=True)
         first, recorder.found = recorder.found, []
@@ -197,6 +196,36 @@ def test_attention_over_a_cache_counts_what_is_cached():
     for row, ((places,), (_, view, _)) in enumerate(zip(groups_of(inputs), recorder.found, strict=True)):
         expected = weights[row, :, -1].mean(dim=0)[places]
         assert (view.received("last") - expected).abs().max() < 1e-5
+
+
+def test_attention_behind_a_site_is_that_of_the_columns_it_left():
+    """In two turns, the second of which brings an image too."""
+    model = build("llava", attn_implementation="eager", dtype=torch.float32)
+    inputs, recorder = tiny.inputs(model, 2), Recorder(methods.PyramidDrop(keep=0.6, stages=3))
+    assert sites_of(recorder, model) == (2, 4)
+    with pact_ext.apply(model, recorder):
+        out = model(**inputs, use_cache=True, output_attentions=True)
+        check_second_site(recorder, inputs, out, groups_of(inputs))
+        whole, turn = tiny.more(model, inputs, torch.full((2, 3), tiny.WORDS.start), image=True)
+        past = whole["input_ids"].shape[1] - turn["input_ids"].shape[1]
+        text = {"attention_mask": whole["attention_mask"][:, :past], "past_key_values": out.past_key_values}
+        text["position_ids"] = tiny.positions(model, whole)[..., past - 2 : past]
+        model(input_ids=whole["input_ids"][:, past - 2 : past], **text)
+        recorder.found.clear()
+        out = model(**turn, past_key_values=out.past_key_values, output_attentions=True)
+        check_second_site(recorder, whole, out, [[row[0][row[0] >= past]] for row in groups_of(whole)])
+
+
+def check_second_site(recorder, inputs, out, groups):
+    """`groups`: the places of the visual tokens that this call brought."""
+    places, weights = out.past_key_values.stages[0].places, out.attentions[3]
+    before, views = ([found for found in recorder.found if found[0] == site] for site in (0, 1))
+    for row, (_, _, first) in enumerate(before):
+        left = groups[row][0][first.kept]
+        columns = (places[row][:, None] == left).nonzero()[:, 0]
+        assert len(columns) == len(left)
+        expected = weights[row, :, -1].mean(dim=0)[columns]
+        assert (views[row][1].received("last") - expected).abs().max() < 1e-5
 
 
 # --- By name, and what is refused -----------------------------------------------------------------------------------
