@@ -49,10 +49,7 @@ class Downsample(Method):
             labels[grid.places.cpu()] = cells + count
             middles.append(grid.places.cpu()[middle])
             count += len(middle)
-        # Cells are numbered along the grid, kept tokens by their places.
-        kept, order = torch.cat(middles).sort()
-        device = view.hidden.device
-        kept, labels = kept.to(device), order.argsort()[labels].to(device)
+        kept, labels = torch.cat(middles).to(view.hidden.device), labels.to(view.hidden.device)
         if not self.pool:
             return Selection(kept)
         means, sizes = ops.segment_mean(view.hidden.float(), labels, count)

@@ -201,11 +201,11 @@ def test_attention_over_a_cache_counts_what_is_cached():
 def test_attention_behind_a_site_is_that_of_the_columns_it_left():
     """In two turns, the second of which brings an image too."""
     model = build("llava", attn_implementation="eager", dtype=torch.float32)
-    inputs, recorder = tiny.inputs(model, 2), Recorder(methods.PyramidDrop(keep=0.6, stages=3))
-    assert sites_of(recorder, model) == (2, 4)
+    inputs, recorder = tiny.inputs(model, 2), Recorder(methods.PyramidDrop(keep=0.6))
+    assert sites_of(recorder, model) == (1, 3, 4)
     with pact_ext.apply(model, recorder):
         out = model(**inputs, use_cache=True, output_attentions=True)
-        check_second_site(recorder, inputs, out, groups_of(inputs))
+        check_last_site(recorder, inputs, out, groups_of(inputs))
         whole, turn = tiny.more(model, inputs, torch.full((2, 3), tiny.WORDS.start), image=True)
         past = whole["input_ids"].shape[1] - turn["input_ids"].shape[1]
         text = {"attention_mask": whole["attention_mask"][:, :past], "past_key_values": out.past_key_values}
@@ -213,19 +213,46 @@ def test_attention_behind_a_site_is_that_of_the_columns_it_left():
         model(input_ids=whole["input_ids"][:, past - 2 : past], **text)
         recorder.found.clear()
         out = model(**turn, past_key_values=out.past_key_values, output_attentions=True)
-        check_second_site(recorder, whole, out, [[row[0][row[0] >= past]] for row in groups_of(whole)])
+        check_last_site(recorder, whole, out, [[row[0][row[0] >= past]] for row in groups_of(whole)])
 
 
-def check_second_site(recorder, inputs, out, groups):
+def check_last_site(recorder, inputs, out, groups):
     """`groups`: the places of the visual tokens that this call brought."""
-    places, weights = out.past_key_values.stages[0].places, out.attentions[3]
-    before, views = ([found for found in recorder.found if found[0] == site] for site in (0, 1))
-    for row, (_, _, first) in enumerate(before):
-        left = groups[row][0][first.kept]
+    places, weights = out.past_key_values.stages[1].places, out.attentions[3]
+    first, second, views = ([found for found in recorder.found if found[0] == site] for site in range(3))
+    for row, (places_of_row,) in enumerate(groups):
+        left = places_of_row[first[row][2].kept][second[row][2].kept]
         columns = (places[row][:, None] == left).nonzero()[:, 0]
         assert len(columns) == len(left)
         expected = weights[row, :, -1].mean(dim=0)[columns]
         assert (views[row][1].received("last") - expected).abs().max() < 1e-5
+
+
+@dataclass(frozen=True)
+class Halves(methods.Method):
+    """Every second token, at two sites; asks for keys."""
+
+    needs = frozenset({"turned_keys"})
+
+    def sites(self, layers):
+        return (3, 5)
+
+    def select(self, view):
+        return Selection(torch.arange(0, len(view), 2))
+
+
+@pytest.mark.parametrize("variant", ["llava", "qwen2_vl", "internvl_qwen3"])
+def test_turned_keys_are_those_that_the_layer_caches(variant):
+    model = build(variant)
+    inputs, recorder = tiny.inputs(model, 2), Recorder(Halves())
+    with pact_ext.apply(model, recorder):
+        cache = model(**inputs, use_cache=True).past_key_values
+    for number, (site, view, chosen) in enumerate(recorder.found):
+        row, keys = number % 2, cache.layers[cache.stages[site].first].keys
+        places = groups_of(inputs)[row][0][:: 2 ** (site + 1)]
+        columns = (cache.stages[site].places[row][:, None] == places).nonzero()[:, 0]
+        assert len(columns) == len(chosen.kept)
+        assert (view.turned_keys[chosen.kept] - keys[row, :, columns].transpose(0, 1)).abs().max() < 1e-12
 
 
 # --- By name, and what is refused -----------------------------------------------------------------------------------
@@ -295,6 +322,40 @@ def test_downsampling_keeps_cells_of_each_picture(variant, pool):
                     box = (rows.max() - rows.min() + 1) * (columns.max() - columns.min() + 1)
                     assert len(rows) == box == selection.sizes[cell]
                     assert torch.isin(selection.kept[cell], grid.places[(cells == cell).flatten()])
+
+
+def test_downsampling_under_beams():
+    """`generate` hands on every row several times, and the sizes of its pictures once."""
+    model = build("qwen2_vl")
+    inputs, recorder = tiny.inputs(model, 2), Recorder(methods.Downsample(keep=0.3))
+    with pact_ext.apply(model, recorder):
+        model(**inputs)
+        once, recorder.found = recorder.found, []
+        model.generate(**inputs, num_beams=2, max_new_tokens=2)
+    assert len(recorder.found) == 4
+    for number, (_, view, selection) in enumerate(recorder.found):
+        _, other, same = once[number // 2]
+        assert [grid[1:] for grid in view.grids] == [grid[1:] for grid in other.grids]
+        assert torch.equal(selection.labels, same.labels)
+
+
+def test_pyramiddrop_counts_from_the_first_tokens():
+    method = methods.PyramidDrop(keep=0.5)
+    left, n = torch.arange(30), [30]
+    for site in range(3):
+        scores = torch.rand(len(left), generator=torch.Generator().manual_seed(site))
+        view = methods.View(
+            torch.zeros(len(left), 2),
+            needs=method.needs,
+            site=site,
+            n_first=30,
+            received=lambda x=scores: lambda rows: x,
+        )
+        kept = method.select(view).kept
+        assert torch.equal(kept, scores.sort(descending=True).indices[: len(kept)].sort().values)
+        left = left[kept]
+        n.append(len(left))
+    assert n == [30, 15, 8, 4] == [30, *(method.count(30, site) for site in range(3))]
 
 
 def test_downsampling_wants_grids():
