@@ -36,7 +36,11 @@ def run(device: str) -> int:
             for prune_ratio in (0.0, 0.5, 1.0):
                 ops.reduce(hidden, keys, queries, near, prune_ratio, 0.3, 2.0, 1.5)
             ops.reduce(hidden, keys, queries, near, 0.5, 0.3, 2.0, 0.0, scores=torch.arange(float(n)).to(device))
-            count += 13
+            ops.received_attention(queries, keys)
+            ops.received_attention(queries, keys, causal=False)
+            ops.received_attention(queries, keys, rows=centers)
+            ops.received_attention(queries[-1:], keys)
+            count += 17
     return count
 
 

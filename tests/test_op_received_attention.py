@@ -15,6 +15,7 @@ LARGEST = torch.finfo(torch.float32).max
 # either side of a tile of 3, 6 or 12 and of a chunk of 256; a head past a sum block. In the emulator: rows that end a
 # tile of 128, begin the next, and heads that are whole vectors or not.
 SHAPES = [(1, 1, 1, 1, 1), (1, 40, 3, 7, 5), (2, 35, 2, 8, 8), (9, 257, 1, 2, 40), (129, 130, 1, 1, 16)]
+SHAPES += [(2, 3, 1, 1, 1032)]  # half types are summed in parts as well
 LARGE = [(40, 600, 2, 7, 128), (300, 300, 4, 1, 33), (5, 255, 1, 3, 600)]
 
 
@@ -85,8 +86,9 @@ def test_first(backend, q, first):
     assert (received[first + q :] == 0).all()
 
 
-def test_more_queries_than_keys_when_all_are_seen(backend):
-    check(*inputs(50, 9, 1, 2, 8, device=backend.device), causal=False)
+@pytest.mark.parametrize("q", [50, 1026])  # on CUDA eight tiles of queries are a slice of their own
+def test_more_queries_than_keys_when_all_are_seen(backend, q):
+    check(*inputs(q, 9, 1, 1, 8, device=backend.device), causal=False)
 
 
 @pytest.mark.parametrize("scale", [0.0, 1.0, -2.5, 30.0])

@@ -1,9 +1,6 @@
 // Received attention. A task takes up to kPairs pairs of a query row and a head that share a key head over all the keys
 // that they see: logits, exponentials, then weights onto the sums of the keys. These are in fixed point, exact, so that
-// neither the order of the tasks nor who ran them can be seen.
-//
-// Tasks fewer than the threads need, such as those of one row, are cut into chunks of keys instead, a stage at a time.
-// Every sum is taken by chunks either way, and has the same bits.
+// neither the order of the tasks nor who ran them can be seen. One row is a pass over the keys instead.
 #include "../boxed.h"
 #include "packed_keys.h"
 
@@ -105,7 +102,7 @@ class PairTask {
 };
 
 // Whole tasks, each worker with sums of its own. False when an element is NaN or Inf.
-bool run_tasks(const Attention& a, Vector<int64_t>& columns) {
+bool run_tasks(const Attention& a, float* received) {
   const int64_t n = a.keys.n, workers = worker_count(a.tasks());
   std::vector<PairTask> scratch;
   scratch.reserve(workers);
@@ -123,33 +120,44 @@ bool run_tasks(const Attention& a, Vector<int64_t>& columns) {
     task.find_factors();
     for (int64_t c = 0; c < task.chunks(); ++c) task.add_columns(c, sums.data() + worker * n);
   });
-  for (int64_t w = 0; w < workers; ++w)
-    for (int64_t j = 0; j < n; ++j) columns[j] += sums[w * n + j];
-  return finite;
+  if (!finite) return false;
+  for (int64_t j = 0; j < n; ++j) {
+    int64_t sum = 0;
+    for (int64_t w = 0; w < workers; ++w) sum += sums[w * n + j];
+    received[j] = float(double(sum) * a.unit / double(a.count * a.heads.queries));
+  }
+  return true;
 }
 
-// A few tasks at once, chunk by chunk.
-bool run_chunks(const Attention& a, Vector<int64_t>& columns) {
-  const int64_t tasks = a.tasks(), chunks = ceil_div(a.keys.n, kChunk);
-  std::vector<PairTask> scratch;
-  scratch.reserve(tasks);
-  for (int64_t t = 0; t < tasks; ++t) scratch.emplace_back(a).load(t);
+// One query: memory for its logits is less than a key has, and every key is read once. False as above.
+bool run_row(const Attention& a, float* received) {
+  constexpr int64_t kKeys = 64;  // of a task
+  const int64_t seen = a.visible(a.row(0)), stride = ceil_div(seen, kPairs) * kPairs;
+  const int64_t heads = a.heads.queries, query_stride = ceil_div(a.heads.size, kPairs) * kPairs;
+  Vector<float> queries(heads * query_stride, 0);
+  const Rows query_heads{a.queries.rows.data, a.queries.rows.dtype, a.heads.size};
+  for (int64_t h = 0; h < heads; ++h)
+    kernels().load_row(query_heads, a.row(0) * heads + h, 1, queries.data() + h * query_stride);
+
+  Buffer<float> logits(heads * stride);
+  const QueryRow row{heads, a.heads.group, queries.data(), query_stride, stride, a.scale};
+  const Rows key_heads{a.keys.rows.data, a.keys.rows.dtype, a.heads.size};
   std::atomic<bool> finite{true};
-  for_each_task(tasks * chunks, [&](int64_t number, int64_t) {
-    PairTask& task = scratch[number / chunks];
-    if (number % chunks < task.chunks() && !task.logits(number % chunks)) finite = false;
+  for_each_chunk(seen, kKeys, [&](int64_t begin, int64_t end) {
+    if (!kernels().attention_row_logits(row, key_heads, begin, end, logits.data())) finite = false;
   });
   if (!finite) return false;
-  for (PairTask& task : scratch) task.find_largest();
-  for_each_task(tasks * chunks, [&](int64_t number, int64_t) {
-    PairTask& task = scratch[number / chunks];
-    if (number % chunks < task.chunks()) task.exponentials(number % chunks);
+
+  Vector<double> factor(heads);
+  for_each_task(heads, [&](int64_t h, int64_t) {
+    float* own = logits.data() + h * stride;
+    std::fill(own + seen, own + stride, -kLargestLogit);
+    factor[h] = 1 / (kernels().attention_row_exponentials(own, stride) * double(heads));
   });
-  for (PairTask& task : scratch) task.find_factors();
-  for_each_task(chunks, [&](int64_t chunk, int64_t) {
-    for (const PairTask& task : scratch)
-      if (chunk < task.chunks()) task.add_columns(chunk, columns.data());
+  for_each_chunk(seen, kChunk, [&](int64_t begin, int64_t end) {
+    kernels().attention_row_columns(logits.data() + begin, stride, factor.data(), heads, end - begin, received + begin);
   });
+  std::fill(received + seen, received + a.keys.n, 0.0f);
   return true;
 }
 
@@ -178,15 +186,12 @@ static Tensor received_attention_cpu(const Tensor& queries, const Tensor& keys, 
   if (row) q.check_finite();
   if (a.visible(last) < k.n) k.check_finite();
 
-  Vector<int64_t> columns(k.n, 0);
-  const bool few = a.tasks() < 2 * torch::stable::get_num_threads();
-  if (!(few ? run_chunks(a, columns) : run_tasks(a, columns))) {
+  Tensor out = empty_cpu({k.n}, ScalarType::Float);
+  float* received = out.mutable_data_ptr<float>();
+  if (!(count == 1 ? run_row(a, received) : run_tasks(a, received))) {
     q.check_finite();
     k.fail_finite();
   }
-  Tensor out = empty_cpu({k.n}, ScalarType::Float);
-  float* received = out.mutable_data_ptr<float>();
-  for (int64_t j = 0; j < k.n; ++j) received[j] = float(double(columns[j]) * unit / double(count * heads.queries));
   return out;
 }
 

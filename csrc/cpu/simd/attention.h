@@ -60,17 +60,25 @@ inline void dot_products(const HeadKeys& keys, const QueryPairs& pairs, int64_t 
   }
 }
 
-// A logit whose float32 sum overflowed: in double, which finite inputs cannot, and within float32 again. NaN or Inf
-// only when an element is.
+// A logit whose float32 sum overflowed: in double, which finite inputs cannot, and within float32 again. NaN exactly
+// when an element is NaN or Inf. Terms of the query lie `stride` apart.
 template <typename T>
-float exact_logit(const HeadKeys& keys, const QueryPairs& pairs, int64_t j, int64_t lane) {
-  const T* key = row_of<T>(keys.rows, j * keys.heads + keys.head);
+float exact_logit(const T* key, const float* query, int64_t stride, int64_t size, float scale) {
   double dot = 0;
-  for (int64_t k = 0; k < keys.rows.width; ++k)
-    dot += double{to_float(key[k])} * double{pairs.queries[k * pairs.width + lane]};
-  const double logit = dot * double{pairs.scale};
+  for (int64_t k = 0; k < size; ++k) dot += double{to_float(key[k])} * double{query[k * stride]};
+  const double logit = dot * double{scale};
   if (!__builtin_isfinite(logit)) return __builtin_nanf("");
   return float(logit > kLargestLogit ? kLargestLogit : (logit < -kLargestLogit ? -kLargestLogit : logit));
+}
+
+// Halves of the lanes onto each other until one is left.
+template <int kCount>
+inline double sum_of_halves(vdouble (&parts)[kCount]) {
+  for (int step = kCount / 2; step > 0; step /= 2)
+    for (int h = 0; h < step; ++h) parts[h] += parts[h + step];
+  for (int step = kHalf / 2; step > 0; step /= 2)
+    for (int l = 0; l < step; ++l) parts[0][l] += parts[0][l + step];
+  return parts[0][0];
 }
 
 // Lanes of the pairs that see key j, all ones each.
@@ -99,7 +107,9 @@ bool tiles_of_logits(const HeadKeys& keys, const QueryPairs& pairs, int64_t begi
     }
     if (mask_le(check, check) != ~0u >> (32 - kLanes)) {
       for (int c = 0; c < count * kWidth; ++c) {
-        if (!__builtin_isfinite(out[c])) out[c] = exact_logit<T>(keys, pairs, j + c / kWidth, c % kWidth);
+        const T* key = row_of<T>(keys.rows, (j + c / kWidth) * keys.heads + keys.head);
+        if (!__builtin_isfinite(out[c]))
+          out[c] = exact_logit(key, pairs.queries + c % kWidth, kWidth, keys.rows.width, pairs.scale);
         if (__builtin_isnan(out[c])) return false;
       }
     }
@@ -159,12 +169,7 @@ void attention_columns(const QueryPairs& pairs, int64_t count, const float* expo
       vdouble weight[2 * kVectors];
       for (int h = 0; h < 2 * kVectors; ++h)
         weight[h] = widen(load<vfloat_half>(row + h * kHalf)) * load<vdouble>(factors + h * kHalf);
-      // Halves of the pairs onto each other until one is left; missing pairs would add zeros.
-      for (int step = kVectors; step > 0; step /= 2)
-        for (int h = 0; h < step; ++h) weight[h] += weight[h + step];
-      for (int step = kHalf / 2; step > 0; step /= 2)
-        for (int l = 0; l < step; ++l) weight[0][l] += weight[0][l + step];
-      columns[j] += int64_t(weight[0][0]);
+      columns[j] += int64_t(sum_of_halves(weight));  // missing pairs would add zeros
     }
   });
 }

@@ -1,7 +1,7 @@
 // The table of one instruction set: this file is compiled once for each, with PACT_ISA naming it.
 #include "kernels.h"
 
-#include "attention.h"
+#include "attention_row.h"
 #include "nearest.h"
 #include "pairs.h"
 #include "row_pass.h"
@@ -33,6 +33,9 @@ const Kernels table = {
     .attention_logits = attention_logits,
     .attention_exponentials = attention_exponentials,
     .attention_columns = attention_columns,
+    .attention_row_logits = attention_row_logits,
+    .attention_row_exponentials = attention_row_exponentials,
+    .attention_row_columns = attention_row_columns,
     .all_finite = all_finite,
 };
 

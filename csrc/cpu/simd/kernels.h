@@ -94,6 +94,15 @@ struct DppStep {
   double* gain;           // [padded n]; -Inf for chosen tokens and padding
 };
 
+// The heads of one query, for a pass over all the keys.
+struct QueryRow {
+  int64_t heads, group;
+  const float* queries;  // [heads][query_stride], zeros beyond dh
+  int64_t query_stride;  // a multiple of kPairs
+  int64_t logit_stride;  // of a head's logits
+  float scale;
+};
+
 struct Kernels {
   const char* name;
   int64_t panel;
@@ -139,6 +148,14 @@ struct Kernels {
   // columns[j] += the sum over the pairs of exponentials[j] * factors, as an integer.
   void (*attention_columns)(const QueryPairs& pairs, int64_t count, const float* exponentials, const double* factors,
                             int64_t* columns);
+
+  // logits[h * stride + j] of keys [begin, end), whose rows are heads of dh; the rest as above.
+  bool (*attention_row_logits)(const QueryRow& row, Rows keys, int64_t begin, int64_t end, float* logits);
+  // In place exp(logit - largest) of `count` logits, a multiple of kPairs; returns their sum.
+  double (*attention_row_exponentials)(float* logits, int64_t count);
+  // received[j] = the sum over the heads of exponentials[h * stride + j] * factors[h].
+  void (*attention_row_columns)(const float* exponentials, int64_t stride, const double* factors, int64_t heads,
+                                int64_t count, float* received);
 
   bool (*all_finite)(const void* data, Dtype dtype, int64_t count);
 };

@@ -97,6 +97,24 @@ inline double sum(vdouble v) {
   return total;
 }
 
+// The halves onto each other until one lane is left.
+inline float sum(vfloat v) {
+#if defined(__AVX2__)
+#if defined(__AVX512F__)
+  const __m256 eight = _mm256_add_ps(_mm512_castps512_ps256(v), _mm512_extractf32x8_ps(v, 1));
+#else
+  const __m256 eight = v;
+#endif
+  const __m128 four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+  const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+  return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
+#else
+  for (int step = kLanes / 2; step > 0; step /= 2)
+    for (int l = 0; l < step; ++l) v[l] += v[l + step];
+  return v[0];
+#endif
+}
+
 inline vdouble widen(vfloat_half v) { return __builtin_convertvector(v, vdouble); }
 inline vfloat_half narrow(vdouble v) { return __builtin_convertvector(v, vfloat_half); }
 
