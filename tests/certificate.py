@@ -65,6 +65,32 @@ def own_distances(keys: Tensor, centers: Tensor | None = None) -> Tensor:
     return torch.stack([ops.assign(keys, center[None], math.inf)[1] for center in centers], dim=1)
 
 
+def check_budget(
+    keys: Tensor, dc: float, dn: float, gaussian: bool, chosen: Tensor, margin: float = DISTANCE_MARGIN
+) -> int:
+    """Raises AssertionError unless `chosen` are the centres that an exact budget takes from the clustering of the keys,
+    by the bits of the other operators; of the distances that tell which centres are added, up to the margin. Returns
+    how many centres were found."""
+    centers, labels = ops.dbdpc(keys, dc, dn, gaussian=gaussian)
+    count, found = len(chosen), len(centers)
+    if found >= count:
+        sizes, rho = torch.bincount(labels, minlength=found), ops.density(keys, dn, gaussian=gaussian)[centers]
+        order = sorted(range(found), key=lambda c: (-int(sizes[c]), -float(rho[c]), c))
+        assert torch.equal(chosen, centers[order[:count]].sort().values)
+        return found
+    assert torch.isin(centers, chosen).all(), "a centre of the plain clustering is gone"
+    distance = ops.assign(keys, centers, math.inf)[1]
+    others = torch.ones(len(keys), dtype=torch.bool, device=keys.device)
+    others[centers] = False
+    added = torch.zeros_like(others)
+    added[chosen] = True
+    added &= others
+    left = others & ~added
+    if left.any():
+        assert distance[added].min() >= distance[left].max() - margin, "a token farther from its centre was left"
+    return found
+
+
 def reduction_of_parts(
     hidden, keys, queries, cluster_keys, prune_ratio, dc, dn, alpha, gaussian, scores=None, scale=None
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:

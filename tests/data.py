@@ -33,6 +33,15 @@ def with_margins(n: int, dk: int = 64, clusters: int = 12) -> Tensor:
     return (keys * (0.5 + torch.rand(n, 1, dtype=torch.float64)))[order].float()
 
 
+def reduction_inputs(n, d=40, key_heads=2, query_heads=4, head_size=16, dtype=torch.float32, device="cpu"):
+    """hidden, keys, queries and cluster_keys of a reduction."""
+    hidden = torch.randn(n, d).to(dtype)
+    keys = clustered(n, key_heads * head_size, dtype, noise=0.4).view(n, key_heads, head_size)
+    queries = torch.randn(n, query_heads, head_size).to(dtype)
+    cluster_keys = clustered(n, key_heads * head_size, dtype, noise=0.4).view(n, key_heads, head_size)
+    return tuple(t.to(device) for t in (hidden, keys, queries, cluster_keys))
+
+
 def adversarial() -> dict[str, Tensor]:
     """Inputs that greedy clustering, ties and rounding stumble over; small integers, so that much is exact."""
     unit = torch.eye(4)

@@ -5,21 +5,14 @@ import math
 import pytest
 import torch
 from certificate import check_clustering, reduction_of_parts
-from data import DTYPES, awkward_strides, clustered, with_margins
+from data import DTYPES, awkward_strides, with_margins
+from data import reduction_inputs as inputs
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pact_ext import ops, reference
 
 CONFIG = {"prune_ratio": 0.45, "dc": 0.21, "dn": 2.0, "alpha": 1.5, "gaussian": True}
-
-
-def inputs(n, d=40, key_heads=2, query_heads=4, head_size=16, dtype=torch.float32, device="cpu"):
-    hidden = torch.randn(n, d).to(dtype)
-    keys = clustered(n, key_heads * head_size, dtype, noise=0.4).view(n, key_heads, head_size)
-    queries = torch.randn(n, query_heads, head_size).to(dtype)
-    cluster_keys = clustered(n, key_heads * head_size, dtype, noise=0.4).view(n, key_heads, head_size)
-    return tuple(t.to(device) for t in (hidden, keys, queries, cluster_keys))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
