@@ -8,25 +8,13 @@
 #include "device/mma.cuh"
 #include "device/warp.cuh"
 #include "gram.cuh"
+#include "magnitude.cuh"
 #include "row_vectors.cuh"
 
 namespace pact {
 
 constexpr int kNormThreads = 64;  // small blocks: there are few warps to spread over the SMs
 constexpr int kNormRowsPerWarp = 16;
-
-template <typename T>
-__device__ __forceinline__ unsigned magnitude_bits(T x) {
-  return __float_as_uint(device::to_float(x)) & 0x7fffffff;
-}
-constexpr unsigned kInfinityBits = 0x7f800000;
-
-// 2^-e for a largest magnitude m * 2^e, m in [0.5, 1), kept within float's normal range; 1 for NaN or Inf.
-__device__ __forceinline__ float power_of_two_scale(unsigned largest_bits) {
-  if (largest_bits >= kInfinityBits) return 1.0f;
-  const int exponent = 253 - static_cast<int>(largest_bits >> 23);
-  return __uint_as_float(static_cast<unsigned>(max(exponent, 1)) << 23);
-}
 
 // out[i] = rows[index ? index[i] : i], zero-padded from `width` to `out_width`. Rows of float32 and bfloat16 are scaled
 // by a power of two to a largest element in [0.5, 1), which loses nothing and keeps sums of squares in range.
@@ -66,13 +54,6 @@ __global__ void __launch_bounds__(kRowThreads)
     for (int e = 0; e < device::kPerVector<T>; ++e) largest = max(largest, magnitude_bits(vector.at[e]));
   });
   if (__any_sync(device::kAllLanes, largest >= kInfinityBits) && device::lane_id() == 0) device::store_relaxed(bad, 1);
-}
-
-// 1 / sqrt(square), 0 for 0; NaN for NaN and for Inf, which only a row with NaN or Inf has.
-__device__ __forceinline__ double inverse_norm(float square) {
-  if (square == 0) return 0.0;
-  if (__float_as_uint(square) >= kInfinityBits) return static_cast<double>(__uint_as_float(0x7fc00000));
-  return 1.0 / sqrt(double(square));
 }
 
 // Whether one of two packed halves is NaN or Inf.

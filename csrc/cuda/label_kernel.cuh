@@ -5,26 +5,12 @@
 // from L1 after the first candidate.
 #pragma once
 
-#include "device/convert.cuh"
-#include "device/warp.cuh"
 #include "gram.cuh"
+#include "row_dot.cuh"
 
 namespace pact {
 
 constexpr int kLabelThreads = 256;
-
-// <a, b> of two aligned rows, summed by the warp.
-template <typename T>
-__device__ inline float dot_rows(const T* __restrict__ a, const T* __restrict__ b, int width) {
-  constexpr int kVector = device::kPerVector<T>;
-  float sum = 0;
-  for (int k = device::lane_id() * kVector; k < width; k += 32 * kVector) {
-    const device::Vector<T> x = device::load_vector(a + k), y = device::load_vector(b + k);
-#pragma unroll
-    for (int e = 0; e < kVector; ++e) sum = fmaf(device::to_float(x.at[e]), device::to_float(y.at[e]), sum);
-  }
-  return device::warp_sum(sum);
-}
 
 // The nearest of several candidates. They are visited in ascending token number, so a strict comparison
 // leaves ties to the lower position.

@@ -1,42 +1,72 @@
-// The largest pairwise distance: Gram tiles of the upper triangle, a maximum per block, one atomic each.
+// The largest pairwise distance, or also who has it: Gram tiles of the upper triangle, a maximum per block, one atomic
+// each.
 //
 // Distances are not negative, so their bits order as they do, with NaN above all: the maximum is one of unsigned
-// integers.
+// integers. Below the bits, in a 64-bit integer, the lower token of the pair: of equal distances the lowest wins.
 #pragma once
 
 #include "gram_pairs.cuh"
+#include "greedy_key.cuh"
 
 namespace pact {
 
 constexpr unsigned kWarpMaximaOffset = kNormsOffset + kNormsBytes;
-constexpr unsigned kMaxDistanceSharedBytes = kWarpMaximaOffset + kGramThreads / 32 * 4;
+template <typename Key>
+constexpr unsigned kMaxDistanceSharedBytes = kWarpMaximaOffset + kGramThreads / 32 * sizeof(Key);
 
-// keys: [n, width]; largest_bits: zero before.
-template <typename T, bool kFold>
-__global__ void __launch_bounds__(kGramThreads, gram_blocks_per_sm(kFold))
-    max_distance_kernel(GramRows<T> keys, const double* __restrict__ inv_norm, unsigned* __restrict__ largest_bits) {
+template <typename Key>
+__device__ __forceinline__ Key pair_key(unsigned bits, int i) {
+  if constexpr (std::is_same_v<Key, GreedyKey>)
+    return greedy_key(bits, i);
+  else
+    return bits;
+}
+
+// Key: unsigned, the distance's bits alone, or GreedyKey. A row without pairs may offer distance 0 for its token: token
+// 0 offers that, too, and goes before.
+template <typename T, bool kFold, typename Key>
+__device__ __forceinline__ void largest_of_pairs(const GramRows<T>& keys, const double* __restrict__ inv_norm,
+                                                 Key* __restrict__ result) {
   const PairTile tile = pair_tile(blockIdx.x);
   stage_norms(inv_norm, tile.row_first(), keys.count, inv_norm, tile.column_first(), keys.count);
   GramTile dot;
   gram<T, kFold>(keys, tile.row_first(), keys, tile.column_first(), dot);
 
   const uint64_t counted = pairs_to_count(tile, keys.count);
-  unsigned largest = 0;
+  Key largest = 0;
+  unsigned of_row = 0;
   for_each_distance(
       dot,
       [&](int r, int c, float distance) {
         const unsigned bits = __float_as_uint(distance) & 0x7fffffff;
-        if (counted >> (r * kColumns + c) & 1) largest = max(largest, bits);
+        if (counted >> (r * kColumns + c) & 1) of_row = max(of_row, bits);
       },
-      [](int) {});
-  largest = __reduce_max_sync(device::kAllLanes, largest);
-  const device::Shared<unsigned> maxima = device::shared<unsigned>(kWarpMaximaOffset, kGramThreads / 32);
+      [&](int r) {
+        largest = max(largest, pair_key<Key>(of_row, tile.row_first() + gram_row(r)));
+        of_row = 0;
+      });
+  largest = device::warp_max(largest);
+  const device::Shared<Key> maxima = device::shared<Key>(kWarpMaximaOffset, kGramThreads / 32);
   if (device::lane_id() == 0) maxima[device::warp_id()] = largest;
   __syncthreads();
   if (device::warp_id() > 0) return;
-  largest = device::lane_id() < kGramThreads / 32 ? unsigned(maxima[device::lane_id()]) : 0u;
-  largest = __reduce_max_sync(device::kAllLanes, largest);
-  if (device::lane_id() == 0) atomicMax(largest_bits, largest);
+  largest = device::lane_id() < kGramThreads / 32 ? Key(maxima[device::lane_id()]) : Key(0);
+  largest = device::warp_max(largest);
+  if (device::lane_id() == 0) atomicMax(result, largest);
+}
+
+// keys: [n, width]; largest_bits: zero before.
+template <typename T, bool kFold>
+__global__ void __launch_bounds__(kGramThreads, gram_blocks_per_sm(kFold))
+    max_distance_kernel(GramRows<T> keys, const double* __restrict__ inv_norm, unsigned* __restrict__ largest_bits) {
+  largest_of_pairs<T, kFold>(keys, inv_norm, largest_bits);
+}
+
+// slot: zero before.
+template <typename T, bool kFold>
+__global__ void __launch_bounds__(kGramThreads, gram_blocks_per_sm(kFold))
+    farthest_pair_kernel(GramRows<T> keys, const double* __restrict__ inv_norm, GreedyKey* __restrict__ slot) {
+  largest_of_pairs<T, kFold>(keys, inv_norm, slot);
 }
 
 }  // namespace pact

@@ -86,7 +86,7 @@ void max_distance(const std::string& dtype, py::array keys, py::array inv_norm, 
   with_gram_type(dtype, keys, [&](auto element, auto fold) {
     using T = decltype(element);
     emulator::launch(max_distance_kernel<T, decltype(fold)::value>, unsigned(pair_tiles(int(keys.shape(0)))),
-                     kGramThreads, kMaxDistanceSharedBytes, seed, false, gram_rows<T>(keys),
+                     kGramThreads, kMaxDistanceSharedBytes<unsigned>, seed, false, gram_rows<T>(keys),
                      data<const double>(inv_norm), data<unsigned>(largest));
   });
 }

@@ -1,0 +1,51 @@
+#include "greedy.h"
+#include "op_support.h"
+
+namespace pact {
+
+static Tensor farthest_points_cuda(const Tensor& keys, int64_t count, std::optional<int64_t> first) {
+  check_farthest_points_inputs(keys, count, first);
+  const Launch launch("farthest_points", keys);
+  const TensorRows k(launch, "keys", keys);
+  const GramKeys aligned(launch, k.rows, nullptr, k.n);
+
+  Workspace workspace;
+  const auto norms = workspace.reserve<double>(k.n);
+  const auto slots = workspace.reserve<GreedyKey>(count);
+  const auto nearest = workspace.reserve<float>(k.n);
+  workspace.allocate(launch);
+  Tensor chosen = launch.empty({count}, ScalarType::Long);
+
+  launch.fill_bytes(workspace[slots], 0, size_t(count) * sizeof(GreedyKey));
+  if (!first) {
+    launch.norms(aligned.rows(), k.n, workspace[norms], nullptr);
+    launch.check(run_farthest_pair({aligned.rows(), workspace[norms], k.n, workspace[slots], launch.stream()}));
+  }
+
+  GreedyStartParams start{};
+  start.keys = aligned.rows();
+  start.n = k.n;
+  start.inv_norm = workspace[norms];
+  start.first = int(first.value_or(-1));
+  start.first_slot = workspace[slots];
+  start.stream = launch.stream();
+  launch.check(run_greedy_start(start));
+
+  FarthestPointsParams params{};
+  params.keys = aligned.rows();
+  params.inv_norm = workspace[norms];
+  params.n = k.n;
+  params.count = int(count);
+  params.slots = workspace[slots];
+  params.nearest = workspace[nearest];
+  params.chosen = chosen.mutable_data_ptr<int64_t>();
+  params.stream = launch.stream();
+  launch.check(run_farthest_points(params));
+  return chosen;
+}
+
+}  // namespace pact
+
+STABLE_TORCH_LIBRARY_IMPL(pact, CUDA, m) {
+  m.impl("farthest_points", PACT_BOX("farthest_points", &pact::farthest_points_cuda));
+}
