@@ -8,25 +8,35 @@ import re
 from typing import NamedTuple
 
 from ..config import PRESETS, PactConfig
+from .agglomerative import Agglomerative
+from .dbscan import DBSCAN
 from .downsample import Downsample
+from .dpc import DPC
 from .fastv import FastV
+from .kmeans import KMeans
 from .method import METHODS, Method, Selection, budget
 from .pact import Pact
 from .pyramiddrop import PyramidDrop
 from .random import Random
+from .tome import ToMe
 from .view import Grid, View
 from .vtw import VTW
 
 __all__ = [
+    "DBSCAN",
+    "DPC",
     "VTW",
+    "Agglomerative",
     "Downsample",
     "FastV",
     "Grid",
+    "KMeans",
     "Method",
     "Pact",
     "PyramidDrop",
     "Random",
     "Selection",
+    "ToMe",
     "View",
     "budget",
     "coerce",
@@ -56,8 +66,9 @@ def parse(text: str) -> Method:
         raise ValueError(f"no method named {name!r}; there are {', '.join(names())}")
     cls, arguments = METHODS[name], {}
     known = [field.name for field in dataclasses.fields(cls)]
-    if cls is Pact:  # whose arguments are those of its config
-        known[:1] = [field.name for field in dataclasses.fields(PactConfig)]
+    if cls is Pact:  # whose arguments are those of its config, and its own others
+        _, *others = known
+        known = [*(field.name for field in dataclasses.fields(PactConfig)), *others]
     for part in filter(None, re.split("[,;]", rest)):
         argument, equals, value = part.partition("=")
         if argument not in known or not equals:
@@ -65,8 +76,8 @@ def parse(text: str) -> Method:
         arguments[argument] = _value(value)
     if cls is not Pact:
         return cls(**arguments)
-    keep = arguments.pop("keep", None)
-    return Pact(PactConfig(**arguments), keep)
+    own = {argument: arguments.pop(argument) for argument in others if argument in arguments}
+    return Pact(PactConfig(**arguments), **own)
 
 
 class Fact(NamedTuple):
@@ -93,15 +104,16 @@ def facts() -> list[Fact]:
         where = (
             "projector"
             if sites == (0,)
+            else "every layer"
+            if sites == tuple(range(LAYERS))
             else f"layers {', '.join(map(str, sites))}"
             if sites[1:]
             else f"layer {sites[0]}"
         )
         budget_kind = "known" if known else "by the data"
         served = known and sites == (0,) and not method.needs & {"received", "text"}
-        rows.append(
-            Fact(name, where, ", ".join(sorted(method.needs - {"row"})) or "-", budget_kind, served, cls.source)
-        )
+        needs = ", ".join(sorted(method.needs - {"row", "layers"})) or "-"
+        rows.append(Fact(name, where, needs, budget_kind, served, cls.source))
     return rows
 
 

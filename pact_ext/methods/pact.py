@@ -9,6 +9,8 @@ from ..config import PactConfig
 from .method import Method, Selection, budget, changed
 from .view import View
 
+SCORES = ("received-last", "received-all", "received-prefix")
+
 
 @dataclass(frozen=True)
 class Pact(Method):
@@ -18,19 +20,29 @@ class Pact(Method):
         config: its parameters.
         keep: share of the tokens that is left, or their number: see `pact_ext.ops.reduce_to`. None is the published
             method.
+        scores: another method's importance in place of PACT's own (EUTI), in front of the same clustering: the
+            attention that tokens receive in the layer before, "received-last", "received-all" or "received-prefix", as
+            `FastV` with these rows. Ours; None is the published method.
     """
 
     name = "pact"
     source = "Dhouib et al., PACT, CVPR 2025"
-    needs = frozenset({"keys", "queries", "turned_keys"})
     layer_argument = "config.layer"
 
     config: PactConfig = field(default_factory=PactConfig)
     keep: float | int | None = None
+    scores: str | None = None
+
+    @property
+    def needs(self) -> frozenset[str]:
+        return frozenset({"keys", "queries", "turned_keys"} | ({"received"} if self.scores else set()))
 
     def __post_init__(self) -> None:
         if self.keep is not None:
             self.check_keep()
+        self.check("scores", f"one of {', '.join(SCORES)}, or None", self.scores is None or self.scores in SCORES)
+        if self.scores is not None and self.config.layer < 1:
+            raise ValueError(f"Pact: config.layer must be an integer >= 1 for scores={self.scores}, got 0")
 
     def sites(self, layers: int) -> tuple[int, ...]:
         return (self.config.layer,)
@@ -45,11 +57,13 @@ class Pact(Method):
             view.queries,
             cluster_keys=view.turned_keys,
             config=self.config,
+            scores=None if self.scores is None else view.received(self.scores.removeprefix("received-")),
             count=self.count(len(view)),
         )
         return Selection(found.centers, found.labels, found.merged, found.sizes)
 
     def __str__(self) -> str:
-        arguments = {**changed(self.config), **({} if self.keep is None else {"keep": self.keep})}
+        own = {"keep": self.keep, "scores": self.scores}
+        arguments = {**changed(self.config), **{name: value for name, value in own.items() if value is not None}}
         text = ",".join(f"{name}={value}" for name, value in arguments.items())
         return self.name + (f":{text}" if text else "")

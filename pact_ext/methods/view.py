@@ -96,3 +96,8 @@ class View:
     def row(self) -> int:
         """The number of the row in its batch."""
         return self._part("row")
+
+    @property
+    def layers(self) -> int:
+        """How many layers the decoder has."""
+        return self._part("layers")

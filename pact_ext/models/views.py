@@ -101,6 +101,9 @@ class Scene:
     def _row(self, row: int, at: Tensor, hidden: Tensor) -> int:
         return row
 
+    def _layers(self, row: int, at: Tensor, hidden: Tensor) -> int:
+        return len(self.family.decoder(self.core).layers)
+
     def _text(self, row: int, at: Tensor, hidden: Tensor) -> Tensor:
         return self.at.hidden[row, self.sequence.text(row)]
 
