@@ -6,8 +6,8 @@
 #include <torch/csrc/stable/accelerator.h>
 #include <torch/csrc/stable/device.h>
 
-#include "../boxed.h"
 #include "../arguments.h"
+#include "../boxed.h"
 #include "euti.h"
 #include "keys.h"
 #include "launch.h"

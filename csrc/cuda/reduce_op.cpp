@@ -53,8 +53,8 @@ static std::tuple<Tensor, Tensor, Tensor, Tensor> reduce_cuda(const Tensor& hidd
                                                               const std::optional<Tensor>& scores,
                                                               std::optional<double> scale, bool gaussian) {
   constexpr const char* op = "reduce";
-  const Heads heads =
-      check_reduce_inputs(op, hidden, keys, queries, cluster_keys, scores, {prune_ratio, dc, dn, alpha, scale, gaussian});
+  const Heads heads = check_reduce_inputs(op, hidden, keys, queries, cluster_keys, scores,
+                                          {prune_ratio, dc, dn, alpha, scale, gaussian});
   const Launch launch(op, hidden);
   check_not_capturing(launch);
   const cudaStream_t stream = launch.stream();
