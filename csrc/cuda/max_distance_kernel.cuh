@@ -5,6 +5,7 @@
 #pragma once
 
 #include "gram_pairs.cuh"
+#include "nearest_key.cuh"
 
 namespace pact {
 
@@ -25,8 +26,7 @@ __global__ void __launch_bounds__(kGramThreads, gram_blocks_per_sm(kFold))
   for_each_distance(
       dot,
       [&](int r, int c, float distance) {
-        const unsigned bits = __float_as_uint(distance) & 0x7fffffff;
-        if (counted >> (r * kColumns + c) & 1) largest = max(largest, bits);
+        if (counted >> (r * kColumns + c) & 1) largest = max(largest, distance_bits(distance));
       },
       [](int) {});
   largest = __reduce_max_sync(device::kAllLanes, largest);
