@@ -78,7 +78,7 @@ def densities(n, seed=0, low=2**32):
 def test_rank(n, slices):
     for density in (densities(n), np.full(n, 2**33, np.uint64), densities(n) // 2**33 * 2**33):
         rank = np.full(n, -7, np.int32)
-        dev.rank(density, rank, slices, n)
+        dev.rank("density", density, rank, slices, n)
         np.testing.assert_array_equal(rank[priority_order(density)], np.arange(n))
 
 
@@ -86,8 +86,22 @@ def test_rank_compares_as_float32():
     """Densities that differ beyond float32's precision tie, and the lower index comes first."""
     density = np.array([2**40, 2**40 + 1, 2**40 + 2**17, 2**40 - 1, 0, 2**64 - 1, 2**64 - 2**30, 1], np.uint64)
     rank = np.empty(8, np.int32)
-    dev.rank(density, rank, 1, 0)
+    dev.rank("density", density, rank, 1, 0)
     assert np.argsort(rank).tolist() == [5, 6, 2, 0, 1, 3, 7, 4]
+
+
+@pytest.mark.parametrize("n", [255, 257, 513])
+def test_rank_of_numbers_and_floats(n):
+    """Of 64 bits and of any sign, with ties across tiles; and 0, which is not what lies behind the last token."""
+    rng = np.random.default_rng(n)
+    numbers = rng.integers(0, 3, n).astype(np.uint64) << np.uint64(40) | rng.integers(0, 3, n).astype(np.uint64)
+    floats = rng.integers(-2, 3, n).astype(np.float32)
+    floats[rng.random(n) < 0.2] = np.nan
+    for by, values in (("number", numbers), ("float", floats)):
+        rank = np.full(n, -7, np.int32)
+        dev.rank(by, values, rank, 2, n)
+        key = np.where(np.isnan(values), -np.inf, values) if by == "float" else values.astype(np.float64)
+        np.testing.assert_array_equal(rank[np.lexsort((np.arange(n), -key))], np.arange(n))
 
 
 # --- Selection --------------------------------------------------------------------------------------------------

@@ -7,17 +7,13 @@
 #pragma once
 
 #include "gram.cuh"
+#include "nearest_key.cuh"
 
 namespace pact {
-
-using NearestKey = unsigned long long;
-constexpr NearestKey kNoCenter = ~NearestKey{0};
 
 constexpr unsigned kCenterTokensOffset = kNormsOffset + kNormsBytes;
 constexpr unsigned kNearestOffset = kCenterTokensOffset + kGramTile * sizeof(int);  // [token 128][warp column 4]
 constexpr unsigned kNearestSharedBytes = kNearestOffset + kGramTile * 4 * sizeof(NearestKey);
-
-__device__ __forceinline__ NearestKey smaller(NearestKey a, NearestKey b) { return b < a ? b : a; }
 
 // tokens: [n, width]; token_index: [n] or null for 0..n-1; centers: [capacity, width]; center_token: [capacity], < 0
 // for no centre; count: device or null for capacity; nearest: [n], kNoCenter before.
@@ -56,9 +52,9 @@ __global__ void __launch_bounds__(kGramThreads, gram_blocks_per_sm(kFold))
           best[r % 4] = kNoCenter;
         }
         if (column_token[c] < 0) return;
-        const unsigned bits = number == column_token[c] ? 0 : __float_as_uint(distance) & 0x7fffffff;
+        const unsigned bits = number == column_token[c] ? 0 : distance_bits(distance);
         const unsigned position = static_cast<unsigned>(center_first + gram_column(c));
-        best[r % 4] = smaller(best[r % 4], static_cast<NearestKey>(bits) << 32 | position);
+        best[r % 4] = smaller(best[r % 4], nearest_key(bits, position));
       },
       [&](int r) {
         if (r % 4 != 3) return;

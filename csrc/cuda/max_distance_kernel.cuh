@@ -7,6 +7,7 @@
 
 #include "gram_pairs.cuh"
 #include "greedy_key.cuh"
+#include "nearest_key.cuh"
 
 namespace pact {
 
@@ -38,8 +39,7 @@ __device__ __forceinline__ void largest_of_pairs(const GramRows<T>& keys, const 
   for_each_distance(
       dot,
       [&](int r, int c, float distance) {
-        const unsigned bits = __float_as_uint(distance) & 0x7fffffff;
-        if (counted >> (r * kColumns + c) & 1) of_row = max(of_row, bits);
+        if (counted >> (r * kColumns + c) & 1) of_row = max(of_row, distance_bits(distance));
       },
       [&](int r) {
         largest = max(largest, pair_key<Key>(of_row, tile.row_first() + gram_row(r)));

@@ -1,8 +1,8 @@
 #include <algorithm>
 
+#include "rank_launch.h"
 #include "select.h"
 #include "select_kernel.cuh"
-#include "select_rank_kernel.cuh"
 
 namespace pact {
 namespace {
@@ -31,10 +31,9 @@ cudaError_t run_select(const SelectParams& p) {
   const cudaError_t cleared = cudaMemsetAsync(p.workspace, 0, workspace.zeroed(p.n), p.stream);
   if (cleared != cudaSuccess) return cleared;
 
-  const unsigned tiles = unsigned((int64_t(p.n) + kRankTile - 1) / kRankTile);
-  select_rank_kernel<<<dim3(tiles, std::min(tiles, 65535u)), kRankTile, kRankSharedBytes, p.stream>>>(p.density, p.n,
-                                                                                                      rank);
-  select_order_kernel<<<tiles, kRankTile, 0, p.stream>>>(rank, p.n, order);
+  cudaError_t error = launch_rank(DensityPriority{p.density}, p.n, rank, p.stream);
+  if (error == cudaSuccess) error = launch_order(rank, p.n, order, p.stream);
+  if (error != cudaSuccess) return error;
   const int warps = kSelectThreads / 32;
   const int blocks = std::min((p.n - 1) / warps + 1, kSelectBlocks);
   select_kernel<<<blocks, kSelectThreads, 0, p.stream>>>(p.adjacency, p.words, p.n, rank, order, next, state);

@@ -4,18 +4,19 @@
 #include <vector>
 
 #include "../cuda/label_kernel.cuh"
+#include "../cuda/rank_kernel.cuh"
 #include "../cuda/select_kernel.cuh"
-#include "../cuda/select_rank_kernel.cuh"
 #include "bindings.h"
 
 namespace {
 
 using namespace pact;
 
-std::vector<int> rank_of(const unsigned long long* density, int n, unsigned slices, uint64_t seed) {
+template <typename Priority>
+std::vector<int> rank_of(Priority priority, int n, unsigned slices, uint64_t seed) {
   std::vector<int> rank(n, 0);
-  emulator::launch(select_rank_kernel, dim3((n + kRankTile - 1) / kRankTile, slices), kRankTile, kRankSharedBytes, seed,
-                   false, density, n, rank.data());
+  emulator::launch(rank_kernel<Priority>, dim3((n + kRankTile - 1) / kRankTile, slices), kRankTile,
+                   kRankSharedBytes<Priority>, seed, false, priority, n, rank.data());
   return rank;
 }
 
@@ -23,9 +24,9 @@ std::vector<int> rank_of(const unsigned long long* density, int n, unsigned slic
 int select_centers(py::array density, py::array adjacency, py::array centers, py::array position, py::array is_center,
                    unsigned blocks, unsigned warps, unsigned compact_threads, uint64_t seed) {
   const int n = int(density.size()), words = int(is_center.size());
-  const std::vector<int> rank = rank_of(dev::data<const unsigned long long>(density), n, 2, seed);
+  const std::vector<int> rank = rank_of(DensityPriority{dev::data<const unsigned long long>(density)}, n, 2, seed);
   std::vector<int> order(n, -1);
-  emulator::launch(select_order_kernel, (n + kRankTile - 1) / kRankTile, kRankTile, 0, seed, false, rank.data(), n,
+  emulator::launch(order_kernel<int>, (n + kRankTile - 1) / kRankTile, kRankTile, 0, seed, false, rank.data(), n,
                    order.data());
   std::vector<SelectState> state((n + 31) / 32, 0);
   int next = 0, count = -1;
@@ -42,11 +43,20 @@ void bind_select(py::module_& m) {
   using pact::dev::data;
   m.def(
       "rank",
-      [](py::array density, py::array rank, unsigned slices, uint64_t seed) {
-        const auto found = rank_of(data<const unsigned long long>(density), int(density.size()), slices, seed);
-        std::copy(found.begin(), found.end(), data<int>(rank));
+      [](const std::string& by, py::array density, py::array rank, unsigned slices, uint64_t seed) {
+        const int n = int(density.size());
+        const auto ranked = [&](auto priority) {
+          const auto found = rank_of(priority, n, slices, seed);
+          std::copy(found.begin(), found.end(), data<int>(rank));
+        };
+        if (by == "density")
+          ranked(DensityPriority{data<const unsigned long long>(density)});
+        else if (by == "float")
+          ranked(FloatPriority{data<const float>(density)});
+        else
+          ranked(NumberPriority{data<const unsigned long long>(density)});
       },
-      py::arg("density"), py::arg("rank"), py::arg("slices"), py::arg("seed"));
+      py::arg("by"), py::arg("density"), py::arg("rank"), py::arg("slices"), py::arg("seed"));
   m.def("select", select_centers, py::arg("density"), py::arg("adjacency"), py::arg("centers"), py::arg("position"),
         py::arg("is_center"), py::arg("blocks"), py::arg("warps"), py::arg("compact_threads"), py::arg("seed"),
         "Greedy selection; adjacency [n, words]. Returns the number of centres.");

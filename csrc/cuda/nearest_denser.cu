@@ -1,0 +1,31 @@
+#include "gram_launch.h"
+#include "nearest_denser.h"
+#include "nearest_denser_kernel.cuh"
+#include "rank_launch.h"
+
+namespace pact {
+
+cudaError_t run_density_order(const DensityOrderParams& p) {
+  cudaError_t error = cudaMemsetAsync(p.rank, 0, size_t(p.n) * sizeof(int), p.stream);
+  if (error == cudaSuccess) error = launch_rank(FloatPriority{p.density}, p.n, p.rank, p.stream);
+  if (error == cudaSuccess) error = launch_order(p.rank, p.n, p.order, p.stream);
+  return error;
+}
+
+cudaError_t run_nearest_denser(const NearestDenserParams& p) {
+  cudaError_t error = cudaMemsetAsync(p.nearest, 0xff, size_t(p.n) * sizeof(*p.nearest), p.stream);
+  if (error == cudaSuccess) error = cudaMemsetAsync(p.farthest, 0, sizeof(*p.farthest), p.stream);
+  if (error != cudaSuccess) return error;
+  error = with_gram_type(p.keys, [&](auto element, auto fold) {
+    using T = decltype(element);
+    return launch_gram(nearest_denser_kernel<T, decltype(fold)::value>, pair_tiles(p.n), kNearestDenserSharedBytes,
+                       p.stream, gram_rows<T>(p.keys, p.n), p.inv_norm, p.order, p.nearest, p.farthest);
+  });
+  if (error != cudaSuccess) return error;
+  const unsigned blocks = static_cast<unsigned>((int64_t{p.n} + kGramThreads - 1) / kGramThreads);
+  nearest_denser_to_tokens_kernel<<<blocks, kGramThreads, 0, p.stream>>>(p.nearest, p.farthest, p.order, p.n,
+                                                                         p.distances, p.indices);
+  return cudaGetLastError();
+}
+
+}  // namespace pact

@@ -1,0 +1,73 @@
+// The nearest outranking token of every token: Gram tiles of the upper triangle, over keys packed in rank order.
+//
+// In a pair i < j of ranks, i outranks j. So a tile reduces its pairs to a minimum per column, over (distance, token
+// number), and sends each by one 64-bit atomic minimum; of n^2 pairs, nothing but that is written. The row of rank 0
+// also gives its largest distance, as the maximum of integers. One launch of tiles, one of n threads that brings the
+// answers to token order.
+#pragma once
+
+#include "gram_pairs.cuh"
+#include "nearest_key.cuh"
+
+namespace pact {
+
+constexpr unsigned kRowTokensOffset = kNormsOffset + kNormsBytes;
+constexpr unsigned kColumnNearestOffset = kRowTokensOffset + kGramTile * sizeof(int);  // [column 128][row half 2]
+constexpr unsigned kNearestDenserSharedBytes = kColumnNearestOffset + kGramTile * 2 * sizeof(NearestKey);
+
+// keys: [n, width] in rank order; order: [n]; nearest: [n], all ones before; farthest: zero before.
+template <typename T, bool kFold>
+__global__ void __launch_bounds__(kGramThreads, gram_blocks_per_sm(kFold))
+    nearest_denser_kernel(GramRows<T> keys, const double* __restrict__ inv_norm, const int* __restrict__ order,
+                          NearestKey* __restrict__ nearest, unsigned* __restrict__ farthest) {
+  const PairTile tile = pair_tile(blockIdx.x);
+  const device::Shared<int> row_tokens = device::shared<int>(kRowTokensOffset, kGramTile);
+  const int thread = static_cast<int>(threadIdx.x);
+  if (thread < kGramTile)
+    row_tokens[thread] = thread < keys.count - tile.row_first() ? order[tile.row_first() + thread] : 0;
+  stage_norms(inv_norm, tile.row_first(), keys.count, inv_norm, tile.column_first(), keys.count);
+  GramTile dot;
+  gram<T, kFold>(keys, tile.row_first(), keys, tile.column_first(), dot);
+
+  const device::Shared<NearestKey> column_nearest = device::shared<NearestKey>(kColumnNearestOffset, kGramTile * 2);
+  const uint64_t counted = pairs_to_count(tile, keys.count);
+  NearestKey best[kColumns];
+#pragma unroll
+  for (int c = 0; c < kColumns; ++c) best[c] = kNoCenter;
+  unsigned largest = 0;  // of row 0
+  unsigned token = 0;    // of the row
+  for_each_distance(
+      dot,
+      [&](int r, int c, float distance) {
+        if (c == 0) token = static_cast<unsigned>(int(row_tokens[gram_row(r)]));
+        if (!(counted >> (r * kColumns + c) & 1)) return;
+        const unsigned bits = distance_bits(distance);
+        best[c] = smaller(best[c], nearest_key(bits, token));
+        if (r == 0) largest = max(largest, bits);
+      },
+      [](int) {});
+  column_nearest[gram_column(device::lane_id() / 4) * 2 + warp_row() / 64] = combine_columns(best, smaller);
+  if (tile.row == 0 && warp_row() == 0) {
+    largest = __reduce_max_sync(device::kAllLanes, gram_row(0) == 0 ? largest : 0u);
+    if (device::lane_id() == 0) atomicMax(farthest, largest);
+  }
+  __syncthreads();
+
+  if (thread >= kGramTile || thread >= keys.count - tile.column_first()) return;
+  const NearestKey key = smaller(column_nearest[thread * 2], column_nearest[thread * 2 + 1]);
+  atomicMin(nearest + tile.column_first() + thread, key);
+}
+
+// From rank order to token order.
+__global__ void __launch_bounds__(kGramThreads)
+    nearest_denser_to_tokens_kernel(const NearestKey* __restrict__ nearest, const unsigned* __restrict__ farthest,
+                                    const int* __restrict__ order, int n, float* __restrict__ distances,
+                                    int64_t* __restrict__ indices) {
+  const int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
+  if (i >= n) return;
+  const int token = order[i];
+  distances[token] = __uint_as_float(i == 0 ? *farthest : static_cast<unsigned>(nearest[i] >> 32));
+  indices[token] = i == 0 ? -1 : static_cast<int64_t>(nearest[i] & 0xffffffff);
+}
+
+}  // namespace pact
