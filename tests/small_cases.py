@@ -36,7 +36,11 @@ def run(device: str) -> int:
             for prune_ratio in (0.0, 0.5, 1.0):
                 ops.reduce(hidden, keys, queries, near, prune_ratio, 0.3, 2.0, 1.5)
             ops.reduce(hidden, keys, queries, near, 0.5, 0.3, 2.0, 0.0, scores=torch.arange(float(n)).to(device))
-            count += 13
+            few = min(n, 5)
+            ops.farthest_points(near, few)
+            ops.farthest_points(near, few, first=n - 1)
+            ops.dpp_select(near, torch.arange(float(n)).to(device), few)
+            count += 16
     return count
 
 
