@@ -40,7 +40,12 @@ def run(device: str) -> int:
             ops.received_attention(queries, keys, causal=False)
             ops.received_attention(queries, keys, rows=centers)
             ops.received_attention(queries[-1:], keys)
-            count += 17
+            few = min(n, 5)
+            ops.farthest_points(near, few)
+            ops.farthest_points(near, few, first=n - 1)
+            ops.dpp_select(near, torch.arange(float(n)).to(device), few)
+            ops.nearest_denser(near, torch.arange(float(n)).to(device) % 7)
+            count += 21
     return count
 
 

@@ -21,7 +21,11 @@ from pact_ext import _library
 ROOT = Path(__file__).parents[1]
 ARCH = "9.0"
 # Two blocks per multiprocessor leave 128 registers: on sm_120 a few values go to the stack.
-MAY_SPILL = {(f"pact::max_distance_kernel<{dtype}, false>", "sm_120") for dtype in ("__half", "__nv_bfloat16")}
+MAY_SPILL = {
+    (f"pact::{kernel}_kernel<{dtype}, false>", "sm_120")
+    for kernel in ("max_distance", "farthest_pair")
+    for dtype in ("__half", "__nv_bfloat16")
+}
 
 pytestmark = pytest.mark.skipif(not shutil.which("nvcc"), reason="nvcc is not on the PATH")
 

@@ -65,7 +65,8 @@ def test_equal_tokens_come_by_index(backend):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_same_bits_every_thread_count_and_stride(backend, threads, dtype):
-    keys = clustered(500, 264, dtype).view(500, 8, 33).to(backend.device)
+    n = 500 if backend.sees_data else 60  # the CPU's threads share these
+    keys = clustered(n, 264, dtype).view(n, 8, 33).to(backend.device)
     expected = ops.farthest_points(keys, 4)
     for count in backend.thread_counts:
         threads(count)
