@@ -137,15 +137,13 @@ def test_logits_beyond_float32_count_as_its_largest_number(backend, q):
 
 
 @pytest.mark.parametrize("q", [1, 3])
-def test_sums_that_overflow_on_the_way(backend, q):
-    """3e38 + 3e38 - 3e38 - 3e38 and a little: what the CPU computes in double. Without NaN that nobody gave."""
-    queries = torch.tensor([[3e19, 3e19, 3e19, 3e19, 1.0]], device=backend.device).repeat(q, 1)
-    keys = torch.tensor([[1e19, 1e19, -1e19, -1e19, 2.0], [0, 0, 0, 0, 1.0]], device=backend.device)
-    received = ops.received_attention(queries, keys, causal=False, scale=1.0)
-    if backend.sees_data:
-        assert received.tolist() == pytest.approx(torch.tensor([2.0, 1.0]).softmax(0).tolist())
-    else:
-        assert received.shape == (2,)  # on CUDA logits are float32 sums
+def test_sums_that_overflow_before_they_are_scaled(backend, q):
+    """6e38 and 3e38 times 1e-38: what the CPU computes in double. On CUDA logits are float32: the first one wins all."""
+    queries = torch.full((q, 2), 1e19, device=backend.device)
+    keys = torch.tensor([[3e19, 3e19], [3e19, 0.0]], device=backend.device)
+    received = ops.received_attention(queries, keys, causal=False, scale=1e-38)
+    expected = torch.tensor([6.0, 3.0]).softmax(0) if backend.sees_data else torch.tensor([1.0, 0.0])
+    assert received.tolist() == pytest.approx(expected.tolist(), rel=1e-5)
 
 
 def test_two_dimensional_keys_and_queries(backend):

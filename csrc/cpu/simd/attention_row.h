@@ -22,7 +22,10 @@ inline float sum_of_terms(vfloat (&terms)[kRowVectors]) {
 template <int kKeys, int kQueries, typename T>
 inline void row_dots(const T* const* keys, const float* queries, int64_t query_stride, int64_t size,
                      float (*out)[kQueries]) {
-  vfloat acc[kKeys][kQueries][kRowVectors] = {};
+  vfloat acc[kKeys][kQueries][kRowVectors];
+  for (auto& of_key : acc)  // one by one, into registers: all at once goes through memory
+    for (auto& of_query : of_key)
+      for (vfloat& sum : of_query) sum = vfloat{};
   const auto add_terms = [&](int64_t k, const auto& load_key) {
     for (int v = 0; v < kRowVectors; ++v) {
       vfloat key[kKeys];
@@ -99,8 +102,10 @@ double attention_row_exponentials(float* logits, int64_t count) {
 
   vdouble total[2 * kRowVectors] = {};
   for (int64_t j = 0; j < count; j += kPairs) {
-    for (int v = 0; v < kRowVectors; ++v)
-      store(logits + j + v * kLanes, exp_nonpositive(load<vfloat>(logits + j + v * kLanes) - largest));
+    for (int v = 0; v < kRowVectors; ++v) {
+      const vfloat x = load<vfloat>(logits + j + v * kLanes) - largest;
+      store(logits + j + v * kLanes, x < -87.0f ? vfloat{} : exp_nonpositive(x));  // padding is far below
+    }
     for (int h = 0; h < 2 * kRowVectors; ++h) total[h] += widen(load<vfloat_half>(logits + j + h * kHalf));
   }
   return sum_of_halves(total);
