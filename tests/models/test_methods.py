@@ -11,7 +11,7 @@ import torch
 import pact_ext
 from models import tiny
 from models.replay import Pairs, Recorder, groups_of, replayed_logits
-from pact_ext import methods
+from pact_ext import methods, ops, reference
 from pact_ext.methods import Selection
 
 STEPS = 3
@@ -37,6 +37,8 @@ ENGINE = {
     "pyramiddrop": methods.PyramidDrop(keep=0.6, stages=2),
     "random": methods.Random(keep=0.3, layer=3),
     "vtw": methods.VTW(),
+    "kmeans": methods.KMeans(keep=0.3, layer=3),
+    "tome": methods.ToMe(r=3, first=3),
     "pairs": Pairs(),
     "pairs and fastv": PairsAndFastV(),
 }
@@ -62,7 +64,15 @@ def test_a_method_only_masks(variant, name, per_image):
 
 
 @pytest.mark.parametrize(
-    "method", [methods.FastV(layer=2, keep=1.0), methods.PyramidDrop(keep=1.0), methods.Random(keep=1.0)], ids=str
+    "method",
+    [
+        methods.FastV(layer=2, keep=1.0),
+        methods.PyramidDrop(keep=1.0),
+        methods.Random(keep=1.0),
+        methods.KMeans(keep=1.0),
+        methods.ToMe(keep=1.0),
+    ],
+    ids=str,
 )
 def test_keeping_everything_changes_no_bit(method):
     model = build("llava", dtype=torch.float32)
@@ -70,6 +80,56 @@ def test_keeping_everything_changes_no_bit(method):
     expected = model(**inputs).logits
     with pact_ext.apply(model, method):
         assert torch.equal(model(**inputs).logits, expected)
+
+
+CLUSTERINGS = {
+    "dbscan": methods.DBSCAN(eps=0.4, min_samples=2, layer=3),
+    "single": methods.Agglomerative(keep=0.3, layer=3),
+    "average": methods.Agglomerative(keep=0.3, linkage="average", layer=3),
+    "complete": methods.Agglomerative(keep=0.3, linkage="complete", layer=3),
+    "dpc": methods.DPC(keep=0.3, layer=3),
+    "tome, at every layer": methods.ToMe(r=2),
+    "tome, by the schedule": methods.ToMe(keep=0.3, like=2),
+    "pact": methods.Pact(pact_ext.PactConfig(layer=3, dc=0.6), scores="received-all"),
+}
+
+
+@pytest.mark.parametrize("name", CLUSTERINGS)
+@pytest.mark.parametrize("variant", ["llava", "qwen2_vl"])
+def test_a_clustering_only_masks(variant, name, monkeypatch):
+    if not torch._C._dispatch_has_kernel_for_dispatch_key("pact::nearest_denser", "CPU"):
+        monkeypatch.setattr(ops, "nearest_denser", reference.nearest_denser)
+    method = CLUSTERINGS[name]
+    model, recorder = build(variant), Recorder(method)
+    inputs = tiny.inputs(model, 2)
+    with pact_ext.apply(model, recorder) as handle:
+        logits, tokens = tiny.generate(model, inputs, STEPS)
+        last = handle.last
+    calls = [(groups_of(inputs), recorder.found)]
+    assert (logits - replayed_logits(model, inputs, sites_of(method, model), calls, tokens)).abs().max() < 1e-9
+    for row in last:
+        assert row.n_out < row.n_in
+        assert torch.equal(row.sizes, torch.bincount(row.labels[row.labels >= 0], minlength=row.n_out))
+        assert name == "pact" or int(row.sizes.sum()) == row.n_in, "a token was lost"
+
+
+def test_tome_merges_a_few_at_every_layer():
+    model = build("llava")
+    inputs, method = tiny.inputs(model, 2), methods.ToMe(r=2)
+    with pact_ext.apply(model, method) as handle:
+        expected, tokens = tiny.generate(model, inputs, STEPS)
+        last, report = handle.last, handle.report()
+        assert [r.n_out for r in last] == [method.count(r.n_in, 5) for r in last]
+        assert report.visual_by_layer == [sum(method.count(r.n_in, site) for r in last) for site in range(6)]
+        same = model.generate(**inputs, max_new_tokens=STEPS, cache_implementation="static")
+        assert torch.equal(same[:, -STEPS:], tokens)
+    with pact_ext.apply(model, method, attention="dense"):
+        assert (tiny.generate(model, inputs, STEPS)[0] - expected).abs().max() < 1e-12
+
+
+def test_tome_beyond_the_last_layer():
+    with pytest.raises(ValueError, match="pact_ext.apply: first must be in 0 to 5 for this model, got 6"):
+        pact_ext.apply(build("llava"), "tome:first=6")
 
 
 # --- Generation, with several sites ---------------------------------------------------------------------------------
