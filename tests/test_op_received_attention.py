@@ -138,7 +138,7 @@ def test_logits_beyond_float32_count_as_its_largest_number(backend, q):
 
 @pytest.mark.parametrize("q", [1, 3])
 def test_sums_that_overflow_before_they_are_scaled(backend, q):
-    """6e38 and 3e38 times 1e-38: what the CPU computes in double. On CUDA logits are float32: the first one wins all."""
+    """6e38 and 3e38 times 1e-38: the CPU computes those in double. In float32, on CUDA, the first one wins all."""
     queries = torch.full((q, 2), 1e19, device=backend.device)
     keys = torch.tensor([[3e19, 3e19], [3e19, 0.0]], device=backend.device)
     received = ops.received_attention(queries, keys, causal=False, scale=1e-38)

@@ -9,19 +9,11 @@ import torch
 
 import pact_ext
 from methods import references_clustering as references
-from pact_ext import ops, reference
+from pact_ext import reference
 from pact_ext.methods import DBSCAN, DPC, Agglomerative, KMeans, Pact, ToMe, View, facts, parse
 
 KEEPING = [KMeans, DPC, Agglomerative]
 LINKAGES = ("single", "average", "complete")
-
-
-@pytest.fixture(autouse=True)
-def _oracle(monkeypatch):
-    """In place of operators that are not built for the CPU."""
-    for name in ("nearest_denser", "reduce_to"):
-        if not torch._C._dispatch_has_kernel_for_dispatch_key(f"pact::{name}", "CPU"):
-            monkeypatch.setattr(ops, name, getattr(reference, name))
 
 
 def tokens(n: int, seed: int = 0, *, clumps: int = 5, spread: float = 0.4, dtype=torch.float32, heads: int = 2):

@@ -11,7 +11,7 @@ import torch
 import pact_ext
 from models import tiny
 from models.replay import Pairs, Recorder, groups_of, replayed_logits
-from pact_ext import methods, ops, reference
+from pact_ext import methods
 from pact_ext.methods import Selection
 
 STEPS = 3
@@ -96,9 +96,7 @@ CLUSTERINGS = {
 
 @pytest.mark.parametrize("name", CLUSTERINGS)
 @pytest.mark.parametrize("variant", ["llava", "qwen2_vl"])
-def test_a_clustering_only_masks(variant, name, monkeypatch):
-    if not torch._C._dispatch_has_kernel_for_dispatch_key("pact::nearest_denser", "CPU"):
-        monkeypatch.setattr(ops, "nearest_denser", reference.nearest_denser)
+def test_a_clustering_only_masks(variant, name):
     method = CLUSTERINGS[name]
     model, recorder = build(variant), Recorder(method)
     inputs = tiny.inputs(model, 2)
