@@ -51,6 +51,7 @@ inline void row_dots(const T* const* keys, const float* queries, int64_t query_s
 template <typename T>
 bool logits_of_keys(const QueryRow& row, Rows keys, int64_t begin, int64_t end, float* logits) {
   constexpr int kTile = 4;
+  constexpr int64_t kLine = 64;  // bytes, of the cache
   const int64_t key_heads = row.heads / row.group;
   for (int64_t j = begin; j < end; j += kTile) {
     const int count = int(end - j < kTile ? end - j : kTile);
@@ -58,6 +59,10 @@ bool logits_of_keys(const QueryRow& row, Rows keys, int64_t begin, int64_t end, 
       const T* key[kTile];
       for (int r = 0; r < kTile; ++r)
         key[r] = row_of<T>(keys, (j + (r < count ? r : count - 1)) * key_heads + h / row.group);
+      if (h % row.group == 0 && j + 2 * kTile <= end)  // heads take turns: no stream that the processor would foresee
+        for (int r = 0; r < kTile; ++r)
+          for (int64_t k = 0; k < keys.width; k += kLine / int64_t{sizeof(T)})
+            __builtin_prefetch(key[r] + kTile * key_heads * keys.width + k);
       const float* query = row.queries + h * row.query_stride;
       const int several = row.group - h % row.group >= kTile ? kTile : 1;  // queries
       float dots[kTile][kTile];
