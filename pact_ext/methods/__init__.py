@@ -8,17 +8,25 @@ import re
 from typing import NamedTuple
 
 from ..config import PRESETS, PactConfig
+from .cdpruner import CDPruner
+from .dart import Dart
+from .divprune import DivPrune
 from .downsample import Downsample
 from .fastv import FastV
 from .method import METHODS, Method, Selection, budget
 from .pact import Pact
 from .pyramiddrop import PyramidDrop
 from .random import Random
+from .sparsevlm import SparseVLM
+from .trim import Trim
 from .view import Grid, View
 from .vtw import VTW
 
 __all__ = [
     "VTW",
+    "CDPruner",
+    "Dart",
+    "DivPrune",
     "Downsample",
     "FastV",
     "Grid",
@@ -27,6 +35,8 @@ __all__ = [
     "PyramidDrop",
     "Random",
     "Selection",
+    "SparseVLM",
+    "Trim",
     "View",
     "budget",
     "coerce",
@@ -43,7 +53,7 @@ def names() -> list[str]:
 
 def parse(text: str) -> Method:
     """A method by its name, with arguments: ``"fastv"``, ``"fastv:keep=0.25,layer=3"``; semicolons do as well as
-    commas. A share of the tokens has a decimal point, a number of them has none.
+    commas. A share of the tokens has a decimal point, a number of them has none; several stand in parentheses.
 
     >>> parse("fastv:keep=64").keep
     64
@@ -58,11 +68,11 @@ def parse(text: str) -> Method:
     known = [field.name for field in dataclasses.fields(cls)]
     if cls is Pact:  # whose arguments are those of its config
         known[:1] = [field.name for field in dataclasses.fields(PactConfig)]
-    for part in filter(None, re.split("[,;]", rest)):
+    for part in filter(None, re.split(r"[,;](?![^(]*\))", rest)):
         argument, equals, value = part.partition("=")
         if argument not in known or not equals:
             raise ValueError(f"{name}: arguments must be name=value, of {', '.join(known)}, got {part!r}")
-        arguments[argument] = _value(value)
+        arguments[argument] = _value(value.replace(";", ","))
     if cls is not Pact:
         return cls(**arguments)
     keep = arguments.pop("keep", None)
