@@ -9,7 +9,10 @@ from typing import NamedTuple
 
 from ..config import PRESETS, PactConfig
 from .agglomerative import Agglomerative
+from .cdpruner import CDPruner
+from .dart import Dart
 from .dbscan import DBSCAN
+from .divprune import DivPrune
 from .downsample import Downsample
 from .dpc import DPC
 from .fastv import FastV
@@ -18,7 +21,9 @@ from .method import METHODS, Method, Selection, budget
 from .pact import Pact
 from .pyramiddrop import PyramidDrop
 from .random import Random
+from .sparsevlm import SparseVLM
 from .tome import ToMe
+from .trim import Trim
 from .view import Grid, View
 from .vtw import VTW
 
@@ -27,6 +32,9 @@ __all__ = [
     "DPC",
     "VTW",
     "Agglomerative",
+    "CDPruner",
+    "Dart",
+    "DivPrune",
     "Downsample",
     "FastV",
     "Grid",
@@ -36,7 +44,9 @@ __all__ = [
     "PyramidDrop",
     "Random",
     "Selection",
+    "SparseVLM",
     "ToMe",
+    "Trim",
     "View",
     "budget",
     "coerce",
@@ -53,7 +63,7 @@ def names() -> list[str]:
 
 def parse(text: str) -> Method:
     """A method by its name, with arguments: ``"fastv"``, ``"fastv:keep=0.25,layer=3"``; semicolons do as well as
-    commas. A share of the tokens has a decimal point, a number of them has none.
+    commas. A share of the tokens has a decimal point, a number of them has none; several stand in parentheses.
 
     >>> parse("fastv:keep=64").keep
     64
@@ -69,11 +79,11 @@ def parse(text: str) -> Method:
     if cls is Pact:  # whose arguments are those of its config, and its own others
         _, *others = known
         known = [*(field.name for field in dataclasses.fields(PactConfig)), *others]
-    for part in filter(None, re.split("[,;]", rest)):
+    for part in filter(None, re.split(r"[,;](?![^(]*\))", rest)):
         argument, equals, value = part.partition("=")
         if argument not in known or not equals:
             raise ValueError(f"{name}: arguments must be name=value, of {', '.join(known)}, got {part!r}")
-        arguments[argument] = _value(value)
+        arguments[argument] = _value(value.replace(";", ","))
     if cls is not Pact:
         return cls(**arguments)
     own = {argument: arguments.pop(argument) for argument in others if argument in arguments}

@@ -76,10 +76,11 @@ class View:
         return self._part("turned_keys")
 
     @property
-    def received(self) -> Callable[[str], Tensor]:
+    def received(self) -> Callable[[str | Tensor], Tensor]:
         """``received(rows)``: float32 ``[n]``, the attention that each token receives in the layer before the site, the
         mean over the heads and over some rows of queries: "last", the sequence's last; "all"; "prefix", those before
-        the first text token after the visual ones."""
+        the first text token after the visual ones; or int64 ``[r]``, those of the row's text tokens, as `text` counts
+        them. Text sees what precedes it, so text before a token has nothing for it."""
         return self._part("received")
 
     @property
@@ -91,6 +92,21 @@ class View:
     def text(self) -> Tensor:
         """``[t, d]``, hidden states of the row's text tokens, in order."""
         return self._part("text")
+
+    @property
+    def text_keys(self) -> Tensor:
+        """``[t, Hk, dh]``, keys of those, after rotary embedding."""
+        return self._part("text_keys")
+
+    @property
+    def tail(self) -> int:
+        """How many of the row's text tokens follow its last visual one."""
+        return self._part("tail")
+
+    @property
+    def embedded(self) -> tuple[Tensor, Tensor]:
+        """What came into the decoder: ``[v, d]`` of all the row's visual tokens, ``[t, d]`` of its text tokens."""
+        return self._part("embedded")
 
     @property
     def row(self) -> int:

@@ -163,7 +163,10 @@ class Hooks:
             return
         if not self.in_call:
             raise RuntimeError("pact_ext: the decoder was called by itself; call the whole model, or remove the handle")
-        self._passes[threading.get_ident()].position_ids = kwargs.get("position_ids")
+        current = self._passes[threading.get_ident()]
+        current.position_ids = kwargs.get("position_ids")
+        if "embedded" in self.plan.method.needs:
+            current.embedded = kwargs["inputs_embeds"]
 
     @torch.compiler.disable
     def _before_site(self, layer: nn.Module, args: tuple, kwargs: dict):

@@ -60,6 +60,7 @@ class Scene:
         at: the input of the site's layer.
         before: the input of the layer before it, for methods that look at attention.
         past: what that layer had cached before.
+        embedded: ``[B, tokens, d]``, what came into the decoder in this call, for methods that look at it.
         core, given: the model without its head, and the arguments of the call.
     """
 
@@ -70,6 +71,7 @@ class Scene:
     at: LayerInput
     before: LayerInput | None
     past: PastKeys | None
+    embedded: Tensor | None
     core: nn.Module
     given: dict
 
@@ -107,6 +109,22 @@ class Scene:
     def _text(self, row: int, at: Tensor, hidden: Tensor) -> Tensor:
         return self.at.hidden[row, self.sequence.text(row)]
 
+    def _text_keys(self, row: int, at: Tensor, hidden: Tensor) -> Tensor:
+        columns = self.sequence.text(row)
+        keys = self.family.keys(self.at.layer, self.at.hidden[row, columns]).to(hidden.dtype)
+        return self.at.turned(self.family, keys, row, columns)
+
+    def _tail(self, row: int, at: Tensor, hidden: Tensor) -> int:
+        tail = self.sequence.tail[row]
+        if not self.sequence.holes:
+            return tail
+        return int((self.sequence.sizes[row, self.sequence.width - tail :] > 0).sum())
+
+    def _embedded(self, row: int, at: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        visual = torch.cat(self.sequence.prompt.visual[row]).to(self.embedded.device)
+        text = self.sequence.source[row, self.sequence.text(row)].to(self.embedded.device)
+        return self.embedded[row, visual].to(hidden.device), self.embedded[row, text].to(hidden.device)
+
     def _grids(self, row: int, at: Tensor, hidden: Tensor) -> list[Grid]:
         index = {place: i for i, place in enumerate(self.sequence.source[row, at].tolist())}
         found = []
@@ -140,7 +158,7 @@ class Scene:
     def _received(self, row: int, at: Tensor, hidden: Tensor):
         return functools.partial(self._attention, row, at)
 
-    def _attention(self, row: int, at: Tensor, rows: str) -> Tensor:
+    def _attention(self, row: int, at: Tensor, rows: str | Tensor) -> Tensor:
         """See `View.received`. Merged tokens count as one each."""
         before, lead = self.before, self.sequence.lead[row]
         columns = torch.arange(lead, self.sequence.width, device=at.device)
@@ -150,6 +168,10 @@ class Scene:
         keys = before.turned(self.family, self.family.keys(before.layer, inputs), row, columns)
         if self.past is not None and self.past.count:
             keys = torch.cat([self.past.of(before.layer, row).to(keys), keys])
+        chosen = None
+        if isinstance(rows, Tensor):
+            chosen = torch.searchsorted(columns, self.sequence.text(row).to(at.device)[rows])
+            rows = "all"
         end = len(columns) - self.sequence.tail[row] if rows == "prefix" else len(columns)
         begin = end - 1 if rows == "last" else 0
         asked = columns[begin:end]
@@ -158,6 +180,7 @@ class Scene:
         received = ops.received_attention(
             queries.to(dtype),
             keys.to(dtype),
+            rows=chosen,
             first=len(keys) - len(columns) + begin,
             scale=getattr(before.layer.self_attn, "scaling", None),
         )
