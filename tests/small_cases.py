@@ -45,7 +45,9 @@ def run(device: str) -> int:
             ops.farthest_points(near, few, first=n - 1)
             ops.dpp_select(near, torch.arange(float(n)).to(device), few)
             ops.nearest_denser(near, torch.arange(float(n)).to(device) % 7)
-            count += 21
+            for budget in (1, n // 5 + 1, n - n // 4, n):  # fewer centres than are found, more, all tokens
+                ops.reduce_to(hidden, keys, queries, near, budget, 0.5, 0.3, 2.0, 1.5)
+            count += 25
     return count
 
 

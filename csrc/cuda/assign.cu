@@ -13,15 +13,15 @@ cudaError_t run_nearest(const NearestParams& params) {
     const int64_t token_tiles = gram_tiles(params.n), blocks = token_tiles * gram_tiles(params.capacity);
     return launch_gram(nearest_kernel<T, decltype(fold)::value>, blocks, kNearestSharedBytes, params.stream,
                        gram_rows<T>(params.tokens, params.n), params.token_inv_norm, params.token_index,
-                       gram_rows<T>(params.centers, params.capacity), params.center_inv_norm, params.center_token,
-                       params.count, static_cast<unsigned>(token_tiles), params.nearest);
+                       params.token_count, gram_rows<T>(params.centers, params.capacity), params.center_inv_norm,
+                       params.center_token, params.count, static_cast<unsigned>(token_tiles), params.nearest);
   });
 }
 
 cudaError_t run_nearest_to_labels(const NearestToLabelsParams& params) {
   const unsigned blocks = static_cast<unsigned>(gram_tiles(params.n));
-  nearest_to_labels_kernel<<<blocks, kGramTile, 0, params.stream>>>(params.nearest, params.n, params.limit,
-                                                                    params.scatter, params.labels, params.distances);
+  nearest_to_labels_kernel<<<blocks, kGramTile, 0, params.stream>>>(
+      params.nearest, params.n, params.count, params.limit, params.scatter, params.labels, params.distances);
   return cudaGetLastError();
 }
 

@@ -13,6 +13,7 @@ struct NearestParams {
   const double* token_inv_norm;  // [n]
   const int* token_index;        // [n] token number of each row, or null for 0..n-1
   int n;
+  const int* token_count;         // device: how many of them are in use, or null for n
   DeviceRows centers;             // [capacity, dk], aligned
   const double* center_inv_norm;  // [capacity]
   const int* center_token;        // [capacity] token number of each centre; < 0: not a centre, skipped. A token is at
@@ -28,6 +29,7 @@ cudaError_t run_nearest(const NearestParams& params);
 struct NearestToLabelsParams {
   const NearestKey* nearest;  // [n]
   int n;
+  const int* count;  // device: how many of them are in use, or null for n
   float limit;
   const int* scatter;  // [n] where in labels/distances result i goes, or null for i
   int64_t* labels;

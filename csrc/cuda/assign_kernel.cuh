@@ -15,18 +15,20 @@ constexpr unsigned kCenterTokensOffset = kNormsOffset + kNormsBytes;
 constexpr unsigned kNearestOffset = kCenterTokensOffset + kGramTile * sizeof(int);  // [token 128][warp column 4]
 constexpr unsigned kNearestSharedBytes = kNearestOffset + kGramTile * 4 * sizeof(NearestKey);
 
-// tokens: [n, width]; token_index: [n] or null for 0..n-1; centers: [capacity, width]; center_token: [capacity], < 0
-// for no centre; count: device or null for capacity; nearest: [n], kNoCenter before.
+// tokens: [n, width]; token_index: [n] or null for 0..n-1; token_count: device or null for n; centers: [capacity,
+// width]; center_token: [capacity], < 0 for no centre; count: device or null for capacity; nearest: [n], kNoCenter
+// before.
 template <typename T, bool kFold>
 __global__ void __launch_bounds__(kGramThreads, gram_blocks_per_sm(kFold))
     nearest_kernel(GramRows<T> tokens, const double* __restrict__ token_inv_norm, const int* __restrict__ token_index,
-                   GramRows<T> centers, const double* __restrict__ center_inv_norm,
+                   const int* __restrict__ token_count, GramRows<T> centers, const double* __restrict__ center_inv_norm,
                    const int* __restrict__ center_token, const int* __restrict__ count, unsigned token_tiles,
                    NearestKey* __restrict__ nearest) {
   const int first = static_cast<int>(blockIdx.x % token_tiles) * kGramTile;
   const int center_first = static_cast<int>(blockIdx.x / token_tiles) * kGramTile;
   if (count) centers.count = max(0, min(centers.count, *count));
-  if (center_first >= centers.count) return;
+  if (token_count) tokens.count = max(0, min(tokens.count, *token_count));
+  if (center_first >= centers.count || first >= tokens.count) return;
 
   const device::Shared<int> center_tokens = device::shared<int>(kCenterTokensOffset, kGramTile);
   const int thread = static_cast<int>(threadIdx.x);
@@ -72,11 +74,11 @@ __global__ void __launch_bounds__(kGramThreads, gram_blocks_per_sm(kFold))
 
 // labels[to] = position when the distance is below the limit, else -1, for to = scatter ? scatter[i] : i.
 __global__ void __launch_bounds__(kGramThreads)
-    nearest_to_labels_kernel(const NearestKey* __restrict__ nearest, int n, float limit,
+    nearest_to_labels_kernel(const NearestKey* __restrict__ nearest, int n, const int* __restrict__ count, float limit,
                              const int* __restrict__ scatter, int64_t* __restrict__ labels,
                              float* __restrict__ distances) {
   const int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
-  if (i >= n) return;
+  if (i >= n || (count && i >= *count)) return;
   const NearestKey key = nearest[i];
   const float distance =
       key == kNoCenter ? __uint_as_float(0x7f800000) : __uint_as_float(static_cast<unsigned>(key >> 32));

@@ -39,7 +39,7 @@ static std::tuple<Tensor, Tensor> assign_cuda(const Tensor& keys, const Tensor& 
   launch.check(run_nearest(params));
 
   int64_t* label = labels.mutable_data_ptr<int64_t>();
-  launch.check(run_nearest_to_labels({workspace[nearest], k.n, float_at_least(max_distance), nullptr, label,
+  launch.check(run_nearest_to_labels({workspace[nearest], k.n, nullptr, float_at_least(max_distance), nullptr, label,
                                       distances.mutable_data_ptr<float>(), launch.stream()}));
   launch.check(run_relabel({label, k.n, workspace[order], launch.stream()}));
   return {labels, distances};

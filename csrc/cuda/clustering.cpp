@@ -1,5 +1,7 @@
 #include "clustering.h"
 
+#include "budget.h"
+
 namespace pact {
 
 Clustering::Clustering(Workspace& workspace, int n)
@@ -11,7 +13,7 @@ Clustering::Clustering(Workspace& workspace, int n)
       is_center_(workspace.reserve<uint32_t>(words_)),
       norms_(workspace.reserve<double>(n)),
       density_(workspace.reserve<unsigned long long>(n)),
-      scratch_(workspace.reserve_bytes(select_workspace_bytes(n))) {}
+      scratch_(workspace.reserve_bytes(std::max(select_workspace_bytes(n), budget_workspace_bytes(n)))) {}
 
 void Clustering::select(const Launch& launch, const Workspace& w, const DeviceRows& keys, double dc, double dn,
                         bool gaussian) {
@@ -60,7 +62,24 @@ void Clustering::label(const Launch& launch, const Workspace& w, const DeviceRow
   params.labels = labels;
   params.stream = launch.stream();
   launch.check(run_label(params));
-  adjacency_.reset();
+}
+
+void Clustering::keep(const Launch& launch, const Workspace& w, const DeviceRows& keys, const int64_t* labels,
+                      int wanted) {
+  BudgetParams params{};
+  params.keys = keys;
+  params.density = w[density_];
+  params.label = labels;
+  params.n = n_;
+  params.wanted = wanted;
+  params.count = w[status_] + kCount;
+  params.centers = w[centers_];
+  params.position = w[position_];
+  params.is_center = w[is_center_];
+  params.words = words_;
+  params.workspace = w[scratch_];
+  params.stream = launch.stream();
+  launch.check(run_budget(params));
 }
 
 }  // namespace pact

@@ -21,8 +21,15 @@ class Clustering {
   // Norms, density and adjacency, selection. *status says how many centers there are.
   void select(const Launch& launch, const Workspace& w, const DeviceRows& keys, double dc, double dn, bool gaussian);
 
-  // labels[scatter ? scatter[i] : i] for every key; then the adjacency is given back.
+  // labels[scatter ? scatter[i] : i] for every key; -1 where none of the centers is within the cutoff, which is so only
+  // after `keep`.
   void label(const Launch& launch, const Workspace& w, const DeviceRows& keys, const int* scatter, int64_t* labels);
+
+  // Exactly `wanted` centers from now on; `labels` [n] are those of the centers found.
+  void keep(const Launch& launch, const Workspace& w, const DeviceRows& keys, const int64_t* labels, int wanted);
+
+  // Gives the adjacency's memory back: later work on the same stream may use it.
+  void release() { adjacency_.reset(); }
 
  private:
   int n_, words_;
@@ -30,7 +37,7 @@ class Clustering {
   Workspace::Slot<uint32_t> is_center_;
   Workspace::Slot<double> norms_;
   Workspace::Slot<unsigned long long> density_;
-  Workspace::Slot<char> scratch_;
+  Workspace::Slot<char> scratch_;  // of the selection, then of the budget
   std::optional<Tensor> adjacency_;
 };
 

@@ -1,52 +1,11 @@
 // The whole reduction on one stream: importance, split, clustering of the kept tokens, recovery of dropped ones,
 // merging. How many centers there are is read back once, while the stream goes on with the labels.
-#include "assign.h"
 #include "clustering.h"
 #include "euti.h"
+#include "joining.h"
 #include "segment_mean.h"
 
 namespace pact {
-namespace {
-
-// The centers that the dropped tokens may join: their token numbers, of which *count are in use.
-struct CenterList {
-  const int* token;
-  const int* count;
-  int capacity;
-};
-
-// labels[dropped[i]] = the nearest center where it is nearer than `limit`, else -1.
-void recover(const Launch& launch, const DeviceRows& keys, const int* dropped, int dropped_count,
-             const CenterList& centers, float limit, int64_t* labels) {
-  const GramKeys tokens(launch, keys, dropped, dropped_count);
-  const GramKeys center_rows(launch, keys, centers.token, centers.capacity);
-  Workspace workspace;
-  const auto norms = workspace.reserve<double>(dropped_count);
-  const auto center_norms = workspace.reserve<double>(centers.capacity);
-  const auto nearest = workspace.reserve<NearestKey>(dropped_count);
-  workspace.allocate(launch);
-  launch.norms(tokens.rows(), dropped_count, workspace[norms], nullptr);
-  launch.norms(center_rows.rows(), centers.capacity, workspace[center_norms], nullptr);
-
-  NearestParams params{};
-  params.tokens = tokens.rows();
-  params.token_inv_norm = workspace[norms];
-  params.token_index = dropped;
-  params.n = dropped_count;
-  params.centers = center_rows.rows();
-  params.center_inv_norm = workspace[center_norms];
-  params.center_token = centers.token;
-  params.capacity = centers.capacity;
-  params.count = centers.count;
-  params.nearest = workspace[nearest];
-  params.stream = launch.stream();
-  launch.check(run_nearest(params));
-  launch.check(
-      run_nearest_to_labels({workspace[nearest], dropped_count, limit, dropped, labels, nullptr, launch.stream()}));
-}
-
-}  // namespace
-
 static std::tuple<Tensor, Tensor, Tensor, Tensor> reduce_cuda(const Tensor& hidden, const Tensor& keys,
                                                               const Tensor& queries, const Tensor& cluster_keys,
                                                               double prune_ratio, double dc, double dn, double alpha,
@@ -114,11 +73,13 @@ static std::tuple<Tensor, Tensor, Tensor, Tensor> reduce_cuda(const Tensor& hidd
   Readback readback(launch, status);
 
   clustering.label(launch, workspace, kept_keys.rows(), kept, label);
+  clustering.release();
   kept_keys.release();
   if (recovering) {
     launch.check(run_centers_to_tokens(
         {clustering.centers(workspace), kept, status + kCount, m, workspace[center_token], nullptr, stream}));
-    recover(launch, u.rows, dropped, dropped_count, {workspace[center_token], status + kCount, m}, limit, label);
+    join(launch, u.rows, {dropped, nullptr, dropped_count}, {workspace[center_token], status + kCount, m}, limit,
+         label);
   }
 
   const int* found = readback.wait();

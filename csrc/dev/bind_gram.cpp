@@ -100,8 +100,9 @@ void nearest(const std::string& dtype, py::array tokens, py::array token_inv_nor
     emulator::launch(nearest_kernel<T, decltype(fold)::value>,
                      unsigned(tiles) * unsigned(gram_tiles(int(centers.shape(0)))), kGramThreads, kNearestSharedBytes,
                      seed, false, gram_rows<T>(tokens), data<const double>(token_inv_norm),
-                     data<const int>(token_index), gram_rows<T>(centers), data<const double>(center_inv_norm),
-                     data<const int>(center_token), data<const int>(count), unsigned(tiles), data<NearestKey>(nearest));
+                     data<const int>(token_index), static_cast<const int*>(nullptr), gram_rows<T>(centers),
+                     data<const double>(center_inv_norm), data<const int>(center_token), data<const int>(count),
+                     unsigned(tiles), data<NearestKey>(nearest));
   });
 }
 
@@ -109,8 +110,8 @@ void nearest_to_labels(py::array nearest, float limit, OptionalArray scatter, py
                        uint64_t seed) {
   const int n = int(nearest.shape(0));
   emulator::launch(nearest_to_labels_kernel, blocks_for(n, kGramTile), kGramTile, 0, seed, false,
-                   data<const NearestKey>(nearest), n, limit, data<const int>(scatter), data<int64_t>(labels),
-                   data<float>(distances));
+                   data<const NearestKey>(nearest), n, static_cast<const int*>(nullptr), limit,
+                   data<const int>(scatter), data<int64_t>(labels), data<float>(distances));
 }
 
 }  // namespace

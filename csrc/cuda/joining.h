@@ -1,0 +1,19 @@
+// Tokens that join the nearest of some centers: what reduce and reduce_to do with those that are in no cluster yet.
+#pragma once
+
+#include "op_support.h"
+
+namespace pact {
+
+// Token numbers on the device, of which *count are in use, null for `capacity`. Those behind are tokens that exist.
+struct TokenList {
+  const int* token;
+  const int* count;
+  int capacity;
+};
+
+// labels[token] = the position of the nearest center where that is nearer than `limit`, else -1.
+void join(const Launch& launch, const DeviceRows& keys, const TokenList& tokens, const TokenList& centers, float limit,
+          int64_t* labels);
+
+}  // namespace pact
