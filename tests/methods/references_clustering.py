@@ -110,15 +110,21 @@ def dbscan(keys: Tensor, eps: float, min_samples: int) -> dict[int, list[int]]:
     return {min(own, key=lambda i: (-len(neighbours[i]), i)): own for own in groups(labels)}
 
 
-def agglomerative(keys: Tensor, count: int, linkage: str) -> dict[int, list[int]]:
+def joined(distance: Tensor, count: int, linkage: str) -> list[list[int]]:
     """The nearest pair of clusters, over all their pairs of members, until `count` are left."""
-    distance, clusters = cosine_distances(keys), [[i] for i in range(len(keys))]
+    clusters = [[i] for i in range(len(distance))]
     measure = {"single": torch.min, "average": torch.mean, "complete": torch.max}[linkage]
     while len(clusters) > count:
         pairs = [(i, j) for i in range(len(clusters)) for j in range(i + 1, len(clusters))]
         i, j = min(pairs, key=lambda p: (round(float(measure(distance[clusters[p[0]]][:, clusters[p[1]]])), 9), p))
         clusters[i] = sorted(clusters[i] + clusters.pop(j))
         clusters.sort()
+    return clusters
+
+
+def agglomerative(keys: Tensor, count: int, linkage: str) -> dict[int, list[int]]:
+    """Each cluster at the member whose key is most like their mean."""
+    clusters = joined(cosine_distances(keys), count, linkage)
     keys, found = keys.double().flatten(1), {}
     for members in clusters:
         mean = keys[members].mean(0)

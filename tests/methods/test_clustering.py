@@ -11,6 +11,7 @@ import pact_ext
 from methods import references_clustering as references
 from pact_ext import reference
 from pact_ext.methods import DBSCAN, DPC, Agglomerative, KMeans, Pact, ToMe, View, facts, parse
+from pact_ext.methods.agglomerative import joined
 
 KEEPING = [KMeans, DPC, Agglomerative]
 LINKAGES = ("single", "average", "complete")
@@ -65,7 +66,7 @@ def check(method, hidden, keys, *, sizes=None, tolerance=1e-5, **expected):
 METHODS = [
     KMeans(keep=0.4),
     KMeans(keep=3, seed=5),
-    KMeans(keep=0.7, iterations=1),
+    KMeans(keep=0.2, iterations=1),
     DPC(keep=0.4),
     DPC(keep=5, dn=0.3, gaussian=False),
     DBSCAN(eps=0.1, min_samples=3),
@@ -161,6 +162,17 @@ def test_ties_by_hand():
     assert (found.kept.tolist(), found.labels.tolist()) == ([1, 2, 3, 5, 6], [0, 0, 1, 2, 3, 3, 4])
 
 
+@pytest.mark.parametrize("linkage", LINKAGES)
+def test_ties_between_clusters_go_to_the_lower_tokens(linkage):
+    for seed in range(30):
+        generator = torch.Generator().manual_seed(seed)
+        distance = torch.randint(1, 5, (8, 8), generator=generator).double().triu(1)
+        distance = distance + distance.T
+        for count in range(1, 8):
+            labels = joined(distance.clone(), count, linkage).tolist()
+            assert references.groups(labels) == references.joined(distance, count, linkage)
+
+
 def test_tokens_near_two_clusters_join_the_first():
     angles = torch.tensor([50, 0, 2, 4, 6, 100, 98, 96, 94, 12, 88]).deg2rad()
     keys = torch.stack([angles.cos(), angles.sin()], dim=1)[:, None]
@@ -196,7 +208,7 @@ def test_kmeans_fills_empty_clusters_with_what_is_farthest():
 
 def test_kmeans_sees_through_a_large_common_offset():
     hidden, keys = tokens(40, clumps=4, spread=0.05, dtype=torch.float64)
-    shifted = (keys + 300).float()
+    shifted = (keys + 30000).float()
     near = KMeans(keep=4).select(view_of(hidden, keys))
     far = KMeans(keep=4).select(view_of(hidden.float(), shifted))
     assert near.labels.tolist() == far.labels.tolist()
