@@ -12,6 +12,7 @@ from .cdpruner import CDPruner
 from .dart import Dart
 from .divprune import DivPrune
 from .downsample import Downsample
+from .entropyprune import EntropyPrune
 from .fastv import FastV
 from .method import METHODS, Method, Selection, budget
 from .pact import Pact
@@ -28,6 +29,7 @@ __all__ = [
     "Dart",
     "DivPrune",
     "Downsample",
+    "EntropyPrune",
     "FastV",
     "Grid",
     "Method",
