@@ -15,6 +15,7 @@ from .dbscan import DBSCAN
 from .divprune import DivPrune
 from .downsample import Downsample
 from .dpc import DPC
+from .entropyprune import EntropyPrune
 from .fastv import FastV
 from .kmeans import KMeans
 from .method import METHODS, Method, Selection, budget
@@ -36,6 +37,7 @@ __all__ = [
     "Dart",
     "DivPrune",
     "Downsample",
+    "EntropyPrune",
     "FastV",
     "Grid",
     "KMeans",

@@ -62,6 +62,10 @@ class Method:
         """The decoder layers, of so many, at whose input it acts, ascending. 0 is what the projector gives."""
         raise NotImplementedError
 
+    def looks(self, layers: int) -> tuple[int, ...]:
+        """The layers before its first site whose inputs it wants to see there, ascending: its views' `earlier`."""
+        return ()
+
     def count(self, n: int, site: int = 0) -> int | None:
         """How many of n tokens stay at one of the sites, as far as that is known beforehand; None: only the data tells.
 

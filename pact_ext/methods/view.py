@@ -109,6 +109,11 @@ class View:
         return self._part("embedded")
 
     @property
+    def earlier(self) -> list[Tensor]:
+        """``[n, d]`` each, the same tokens at the inputs of the layers that the method looks at."""
+        return self._part("earlier")
+
+    @property
     def row(self) -> int:
         """The number of the row in its batch."""
         return self._part("row")

@@ -52,6 +52,7 @@ class Pass:
         given: the arguments of the call, by name.
         kept: the head's `logits_to_keep`; a tensor is rewritten for the columns that are left.
         position_ids: what the decoder got.
+        earlier: the inputs of the layers that the method looks at.
         embedded: what came into the decoder, for a method that looks at it.
         site: how many sites have been passed.
         past: how many tokens came before this call.
@@ -74,6 +75,7 @@ class Pass:
     given: dict
     kept: int | Tensor | None = None
     position_ids: Tensor | None = None
+    earlier: list[Tensor] = field(default_factory=list)
     embedded: Tensor | None = None
     site: int = 0
     past: int = 0
@@ -194,6 +196,7 @@ class Pass:
                 at=LayerInput(layer, hidden, self.rotary or rotary),
                 before=self.before,
                 past=self._past_keys(cache),
+                earlier=self.earlier,
                 embedded=self.embedded,
                 core=self.core,
                 given=self.given,

@@ -58,6 +58,7 @@ class Hooks:
         sites = [decoder.layers[site] for site in plan.sites]
         later = [layer for layer in reduced if all(layer is not site for site in sites)]
         seen = [decoder.layers[site - 1] for site in plan.sites] if "received" in plan.method.needs else []
+        looks = [decoder.layers[layer] for layer in plan.method.looks(len(decoder.layers))]
         self._removable = [
             core.register_forward_pre_hook(self._before_core, with_kwargs=True),
             core.register_forward_hook(self._after_core, always_call=True),
@@ -65,6 +66,7 @@ class Hooks:
             *(layer.register_forward_pre_hook(self._before_site, with_kwargs=True) for layer in sites),
             *(layer.register_forward_pre_hook(self._before_later_layer, with_kwargs=True) for layer in later),
             *(layer.register_forward_pre_hook(self._look_at_layer, with_kwargs=True) for layer in seen),
+            *(layer.register_forward_pre_hook(self._keep_input, with_kwargs=True) for layer in looks),
         ]
         if head is not None:
             self._removable.append(head.register_forward_pre_hook(self._before_head, with_kwargs=True))
@@ -188,6 +190,12 @@ class Hooks:
         current = self._passes.get(threading.get_ident())
         if current is not None:
             current.look(layer, args[0] if args else kwargs["hidden_states"], kwargs)
+
+    @torch.compiler.disable
+    def _keep_input(self, layer: nn.Module, args: tuple, kwargs: dict) -> None:
+        current = self._passes.get(threading.get_ident())
+        if current is not None:
+            current.earlier.append(args[0] if args else kwargs["hidden_states"])
 
     @torch.compiler.disable
     def _before_later_layer(self, layer: nn.Module, args: tuple, kwargs: dict):

@@ -60,6 +60,7 @@ class Scene:
         at: the input of the site's layer.
         before: the input of the layer before it, for methods that look at attention.
         past: what that layer had cached before.
+        earlier: the inputs ``[B, tokens, d]`` of the layers that the method looks at.
         embedded: ``[B, tokens, d]``, what came into the decoder in this call, for methods that look at it.
         core, given: the model without its head, and the arguments of the call.
     """
@@ -71,6 +72,7 @@ class Scene:
     at: LayerInput
     before: LayerInput | None
     past: PastKeys | None
+    earlier: list[Tensor]
     embedded: Tensor | None
     core: nn.Module
     given: dict
@@ -124,6 +126,10 @@ class Scene:
         visual = torch.cat(self.sequence.prompt.visual[row]).to(self.embedded.device)
         text = self.sequence.source[row, self.sequence.text(row)].to(self.embedded.device)
         return self.embedded[row, visual].to(hidden.device), self.embedded[row, text].to(hidden.device)
+
+    def _earlier(self, row: int, at: Tensor, hidden: Tensor) -> list[Tensor]:
+        source = self.sequence.source[row, at]
+        return [states[row, source.to(states.device)].to(hidden.device) for states in self.earlier]
 
     def _grids(self, row: int, at: Tensor, hidden: Tensor) -> list[Grid]:
         index = {place: i for i, place in enumerate(self.sequence.source[row, at].tolist())}

@@ -33,6 +33,9 @@ class Recorder(Method):
     def sites(self, layers: int) -> tuple[int, ...]:
         return self.method.sites(layers)
 
+    def looks(self, layers: int) -> tuple[int, ...]:
+        return self.method.looks(layers)
+
     def select(self, view: View) -> Selection:
         self.found.append((view.site, view, self.method.select(view)))
         return self.found[-1][-1]
