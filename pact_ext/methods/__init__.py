@@ -10,24 +10,33 @@ from typing import NamedTuple
 from ..config import PRESETS, PactConfig
 from .downsample import Downsample
 from .fastv import FastV
+from .hired import HiRED
 from .method import METHODS, Method, Selection, budget
 from .pact import Pact
+from .prumerge import PruMerge, PruMergePlus
 from .pyramiddrop import PyramidDrop
 from .random import Random
-from .view import Grid, View
+from .view import Encoder, Grid, Tile, View
+from .visionzip import VisionZip
 from .vtw import VTW
 
 __all__ = [
     "VTW",
     "Downsample",
+    "Encoder",
     "FastV",
     "Grid",
+    "HiRED",
     "Method",
     "Pact",
+    "PruMerge",
+    "PruMergePlus",
     "PyramidDrop",
     "Random",
     "Selection",
+    "Tile",
     "View",
+    "VisionZip",
     "budget",
     "coerce",
     "facts",
@@ -98,7 +107,7 @@ def facts() -> list[Fact]:
             else f"layer {sites[0]}"
         )
         budget_kind = "known" if known else "by the data"
-        served = known and sites == (0,) and not method.needs & {"received", "text"}
+        served = known and sites == (0,) and not method.needs & {"encoder", "received", "text"}
         rows.append(
             Fact(name, where, ", ".join(sorted(method.needs - {"row"})) or "-", budget_kind, served, cls.source)
         )
