@@ -17,15 +17,18 @@ from .downsample import Downsample
 from .dpc import DPC
 from .entropyprune import EntropyPrune
 from .fastv import FastV
+from .hired import HiRED
 from .kmeans import KMeans
 from .method import METHODS, Method, Selection, budget
 from .pact import Pact
+from .prumerge import PruMerge, PruMergePlus
 from .pyramiddrop import PyramidDrop
 from .random import Random
 from .sparsevlm import SparseVLM
 from .tome import ToMe
 from .trim import Trim
-from .view import Grid, View
+from .view import Encoder, Grid, Tile, View
+from .visionzip import VisionZip
 from .vtw import VTW
 
 __all__ = [
@@ -37,19 +40,25 @@ __all__ = [
     "Dart",
     "DivPrune",
     "Downsample",
+    "Encoder",
     "EntropyPrune",
     "FastV",
     "Grid",
+    "HiRED",
     "KMeans",
     "Method",
     "Pact",
+    "PruMerge",
+    "PruMergePlus",
     "PyramidDrop",
     "Random",
     "Selection",
     "SparseVLM",
+    "Tile",
     "ToMe",
     "Trim",
     "View",
+    "VisionZip",
     "budget",
     "coerce",
     "facts",
@@ -123,7 +132,7 @@ def facts() -> list[Fact]:
             else f"layer {sites[0]}"
         )
         budget_kind = "known" if known else "by the data"
-        served = known and sites == (0,) and not method.needs & {"received", "text"}
+        served = known and sites == (0,) and not method.needs & {"encoder", "received", "text"}
         needs = ", ".join(sorted(method.needs - {"row", "layers"})) or "-"
         rows.append(Fact(name, where, needs, budget_kind, served, cls.source))
     return rows

@@ -46,12 +46,15 @@ class Method:
         name: on the command line, and in `names`.
         source: the paper, or what it is.
         needs: what `select` reads of its `View` besides the hidden states; nothing else is computed.
+        encoder_layers: of the vision tower, whose attention and keys it reads where it needs "encoder"; negative ones
+            count from the last.
         layer_argument: what an error about the layer calls it.
     """
 
     name: ClassVar[str]
     source: ClassVar[str]
     needs: ClassVar[frozenset[str]] = frozenset()
+    encoder_layers: ClassVar[tuple[int, ...]] = ()
     layer_argument: ClassVar[str] = "layer"
 
     def __init_subclass__(cls) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -15,6 +16,41 @@ class Grid(NamedTuple):
     places: Tensor
     rows: int
     columns: int
+
+
+class Tile(NamedTuple):
+    """What the vision tower saw at once: a picture or, of one cut into parts, the whole view or a part.
+
+    Attributes:
+        places: ``[m]`` indices into the view, row by row.
+        picture: which picture it belongs to.
+        region: of a part, the places of the whole view's tokens that show the same; None for the whole view.
+    """
+
+    places: Tensor
+    picture: int = 0
+    region: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """What the vision tower knows of a view's tokens, in their order.
+
+    Attributes:
+        attention: ``attention(layer, joined=False)``: float32 ``[n]``, what the class token gives each token, or where
+            a tower has none the mean over all its queries; the mean over the heads, or with all heads `joined` to a
+            single one as wide as the layer. Softmax is over all that one tile holds, the class token included.
+        keys: ``keys(layer)``: ``[n, H, dh]``.
+        tiles: of each picture, the whole view first.
+        features: ``[n, dv]``, what the projector got.
+        project: the projector.
+    """
+
+    attention: Callable[..., Tensor]
+    keys: Callable[[int], Tensor]
+    tiles: list[Tile]
+    features: Tensor
+    project: Callable[[Tensor], Tensor]
 
 
 class View:
@@ -122,3 +158,8 @@ class View:
     def layers(self) -> int:
         """How many layers the decoder has."""
         return self._part("layers")
+
+    @property
+    def encoder(self) -> Encoder:
+        """The vision tower's side of these tokens, in the layers `Method.encoder_layers`."""
+        return self._part("encoder")

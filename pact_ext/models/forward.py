@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+import threading
 from dataclasses import dataclass, field
 
 import torch
@@ -14,6 +15,7 @@ from ..methods import Method
 from ..reduction import Reduction
 from .cache import Columns, add_stage, is_preallocated, key_width, stages_of
 from .compaction import compact, composed, without_gradient
+from .encoder import EncoderViews, Seen
 from .families import Family
 from .interface import KeyBias
 from .logits import keep_tokens
@@ -32,6 +34,7 @@ class Plan:
         sites: the decoder layers at whose input the method acts.
         fused: log sizes travel in extra channels of the heads, not in a dense mask.
         implementation: of the decoder's attention, as it was when this was decided.
+        encoder_layers: of the vision tower, that the method looks at, counted from the first.
     """
 
     family: Family
@@ -40,6 +43,7 @@ class Plan:
     per_image: bool
     fused: bool
     implementation: str | None
+    encoder_layers: tuple[int, ...] = ()
 
 
 @dataclass
@@ -51,6 +55,7 @@ class Pass:
         core: the model without its head.
         given: the arguments of the call, by name.
         kept: the head's `logits_to_keep`; a tensor is rewritten for the columns that are left.
+        towers: what the vision tower saw last, by thread.
         position_ids: what the decoder got.
         earlier: the inputs of the layers that the method looks at.
         embedded: what came into the decoder, for a method that looks at it.
@@ -74,6 +79,7 @@ class Pass:
     core: nn.Module
     given: dict
     kept: int | Tensor | None = None
+    towers: dict[int, Seen] = field(default_factory=dict)
     position_ids: Tensor | None = None
     earlier: list[Tensor] = field(default_factory=list)
     embedded: Tensor | None = None
@@ -200,6 +206,7 @@ class Pass:
                 embedded=self.embedded,
                 core=self.core,
                 given=self.given,
+                encoder=self._encoder(),
             )
             found = compact(scene)
             self.rotary = tuple(_at(x, found.sequence.source) for x in rotary)
@@ -209,6 +216,13 @@ class Pass:
         self.sequence, self.before = found.sequence, None
         self.steps.append(Step(plan.sites[self.site - 1], found.hidden.shape[1], self.reductions))
         return found.hidden
+
+    def _encoder(self) -> EncoderViews | None:
+        plan = self.plan
+        if not plan.encoder_layers:
+            return None
+        tower, seen = plan.family.tower(self.core), self.towers.get(threading.get_ident())
+        return EncoderViews(tower, seen, self.core, plan.family, self.given, f"pact_ext, for {plan.method.name}")
 
     def _past_keys(self, cache) -> PastKeys | None:
         """What the layer before the site had cached when this call began."""

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from ..config import PactConfig
 from ..methods import Method
 from ..reduction import Reduction
+from .encoder import tower_of
 from .families import base_of, core_of
 from .forward import Plan
 from .hooks import Hooks
@@ -125,7 +126,9 @@ def attach(model: nn.Module, method: Method, per_image: bool, attention: str) ->
     implementation = decoder.config._attn_implementation
     chosen = choose(implementation, route(decoder.layers[sites[0]], attention))
     head = base_of(model)
-    plan = Plan(family, method, sites, per_image, chosen == "fused", implementation)
+    tower = tower_of(family, core, method)
+    looked_at = tuple(sorted({tower.index(layer) for layer in method.encoder_layers})) if tower else ()
+    plan = Plan(family, method, sites, per_image, chosen == "fused", implementation, looked_at)
     return Handle(model, Hooks(plan, None if head is core else head, core))
 
 

@@ -1,6 +1,7 @@
 """The hooks that reduce the visual tokens inside a model.
 
     head           labels are refused, the logits to keep noted
+    tower          layers and the projector are looked at, for methods that select by the vision tower's attention
     core           a `Pass` begins, with the arguments of the call
     decoder        position ids
     a site         a layer at whose input the method reduces the visual tokens; the gaps are closed
@@ -15,6 +16,7 @@ part.
 from __future__ import annotations
 
 import contextlib
+import functools
 import threading
 import uuid
 from collections.abc import Iterator
@@ -26,6 +28,7 @@ from torch import Tensor, nn
 from ..reduction import Reduction
 from .cache import OWNERS, is_preallocated
 from .callers import call_around, copies_of_rows
+from .encoder import Seen
 from .forward import Pass, Plan
 from .interface import switch
 from .prompt import arguments, brings_images
@@ -68,6 +71,12 @@ class Hooks:
             *(layer.register_forward_pre_hook(self._look_at_layer, with_kwargs=True) for layer in seen),
             *(layer.register_forward_pre_hook(self._keep_input, with_kwargs=True) for layer in looks),
         ]
+        if plan.encoder_layers:
+            tower = plan.family.tower(core)
+            for number in plan.encoder_layers:
+                look = functools.partial(self._look_at_tower, number)
+                self._removable.append(tower.layers[number].register_forward_pre_hook(look, with_kwargs=True))
+            self._removable.append(tower.projector.register_forward_hook(self._after_projector))
         if head is not None:
             self._removable.append(head.register_forward_pre_hook(self._before_head, with_kwargs=True))
             self._removable.append(head.register_forward_hook(self._after_head, always_call=True))
@@ -80,6 +89,7 @@ class Hooks:
         self.columns: Tensor | None = None
         self.report: tuple[Report, list[Stopwatch]] | None = None
         self._passes: dict[int, Pass] = {}  # by thread
+        self._towers: dict[int, Seen] = {}  # by thread
         self._kept: dict[int, int | Tensor | None] = {}  # by thread
 
     def __getstate__(self) -> dict:
@@ -152,12 +162,16 @@ class Hooks:
                 "pact_ext: input_ids must be given, to tell visual tokens from text; this call has only inputs_embeds"
             )
         kept = self._kept.get(threading.get_ident()) if self._has_head else self._kept_around(module, given)
-        self._passes[threading.get_ident()] = current = Pass(self.plan, self.name, module, given, kept)
+        self._passes[threading.get_ident()] = current = Pass(self.plan, self.name, module, given, kept, self._towers)
+        if given.get("mm_encoder_outputs") is None:  # nothing was encoded before the call
+            self._towers.pop(threading.get_ident(), None)
         current.begin()
 
     @torch.compiler.disable
     def _after_core(self, module: nn.Module, args: tuple, output) -> None:
-        self._passes.pop(threading.get_ident(), None)
+        current = self._passes.pop(threading.get_ident(), None)
+        if current is not None and brings_images(self.plan.family, current.given):
+            self._towers.pop(threading.get_ident(), None)
 
     @torch.compiler.disable
     def _before_decoder(self, module: nn.Module, args: tuple, kwargs: dict) -> None:
@@ -196,6 +210,20 @@ class Hooks:
         current = self._passes.get(threading.get_ident())
         if current is not None:
             current.earlier.append(args[0] if args else kwargs["hidden_states"])
+
+    @torch.compiler.disable
+    def _look_at_tower(self, number: int, layer: nn.Module, args: tuple, kwargs: dict) -> None:
+        if self.is_off:
+            return
+        if number == self.plan.encoder_layers[0]:
+            self._towers[threading.get_ident()] = Seen()
+        self._towers[threading.get_ident()].inputs[number] = args[0] if args else kwargs["hidden_states"]
+
+    @torch.compiler.disable
+    def _after_projector(self, module: nn.Module, args: tuple, output: Tensor) -> None:
+        seen = self._towers.get(threading.get_ident())
+        if seen is not None and not self.is_off:
+            seen.features, seen.projected = args[0], output
 
     @torch.compiler.disable
     def _before_later_layer(self, layer: nn.Module, args: tuple, kwargs: dict):

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from .. import ops
-from ..methods import Grid, Method, View
+from ..methods import Encoder, Grid, Method, View
 from .callers import copies_of_rows, given_to_generate
+from .encoder import EncoderViews
 from .families import Family
 from .families.family import ImageTokens
 from .pictures import pictures, visual_tokens
@@ -63,6 +64,7 @@ class Scene:
         earlier: the inputs ``[B, tokens, d]`` of the layers that the method looks at.
         embedded: ``[B, tokens, d]``, what came into the decoder in this call, for methods that look at it.
         core, given: the model without its head, and the arguments of the call.
+        encoder: for methods that look at the vision tower.
     """
 
     method: Method
@@ -76,6 +78,7 @@ class Scene:
     embedded: Tensor | None
     core: nn.Module
     given: dict
+    encoder: EncoderViews | None = None
 
     def view(self, row: int, group: int) -> View:
         """Of one group of a row's visual tokens."""
@@ -160,6 +163,9 @@ class Scene:
             for row, found in enumerate(pictures(self.core, self.family, given, caller))
         ]
         return [row for row in rows for _ in range(copies)]
+
+    def _encoder(self, row: int, at: Tensor, hidden: Tensor) -> Encoder:
+        return self.encoder.of(row, self.sequence.source[row, at])
 
     def _received(self, row: int, at: Tensor, hidden: Tensor):
         return functools.partial(self._attention, row, at)

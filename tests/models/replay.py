@@ -29,6 +29,7 @@ class Recorder(Method):
         self.method, self.found = method, []
         self.name = getattr(method, "name", "")
         self.needs = method.needs | {"row"}
+        self.encoder_layers = method.encoder_layers
 
     def sites(self, layers: int) -> tuple[int, ...]:
         return self.method.sites(layers)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..pictures import encoded
+from .tower import Tower
 
 FAMILIES: dict[str, Family] = {}
 """Every known family, by the `model_type` of its configuration."""
@@ -86,6 +87,14 @@ class Family:
         turned, passed = heads[..., : cos.shape[-1]], heads[..., cos.shape[-1] :]
         _, turned = code_of(layer)["apply_rotary_pos_emb"](turned[:, :0], turned, cos[None], sin[None])
         return torch.cat([turned, passed], dim=-1)[0].transpose(0, 1)
+
+    def tower(self, core: nn.Module) -> Tower:
+        """The vision tower, of a model whose visual tokens are its patches.
+
+        Raises:
+            ValueError: it is another; the message says what is missing.
+        """
+        raise ValueError("a token for each patch of the vision tower, in order, and its tokens are made otherwise")
 
     def images(self, core: nn.Module, given: Mapping) -> list[ImageTokens]:
         """The tokens of every image of a call with the arguments `given`, in order."""

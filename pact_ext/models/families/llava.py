@@ -8,10 +8,17 @@ import torch
 from torch import nn
 
 from .family import Family, ImageTokens
+from .tower import Tower
 
 
 class Llava(Family, model_type="llava"):
     """LLaVA-1.5, and Pixtral in its clothes, whose images have sizes."""
+
+    def tower(self, core: nn.Module) -> Tower:
+        tower = Tower.of(core.vision_tower, core.multi_modal_projector)
+        if tower.has_class and core.config.vision_feature_select_strategy != "default":
+            raise ValueError("the class token apart from the patches, and here it is a visual token itself")
+        return tower
 
     def images(self, core: nn.Module, given: Mapping) -> list[ImageTokens]:
         vision, pixels = core.config.vision_config, given["pixel_values"]
