@@ -65,8 +65,13 @@ def agrees(selection: Selection, places, hidden):
 @pytest.mark.parametrize("name", ["prumerge", "prumerge+"])
 @pytest.mark.parametrize("n", [2, 3, 17, 57])
 @pytest.mark.parametrize(
-    "arguments", [{}, {"neighbors": 3}, {"near": "all", "neighbors": 5}, {"rest": "mean"}, {"rest": "none", "keep": 0.4},
-                  {"keep": 0.3, "neighbors": 4}, {"keep": 2}, {"tower_layer": -1, "near": "all"}], ids=str)  # fmt: skip
+    "arguments",
+    [
+        *({}, {"neighbors": 3}, {"near": "all", "neighbors": 5}, {"rest": "mean"}, {"rest": "none", "keep": 0.4}),
+        *({"keep": 0.3, "neighbors": 4}, {"keep": 2}, {"tower_layer": -1, "near": "all"}),
+    ],
+    ids=str,
+)
 def test_prumerge_is_the_reference(arguments, n, name, kind, dtype):
     method = methods.METHODS[name](**arguments)
     view, encoder = view_of(n, dtype, kind=kind)

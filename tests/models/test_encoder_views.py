@@ -78,10 +78,14 @@ def stock(model, pixels):
     inner = getattr(tower, "vision_model", tower)
     before = tower.config._attn_implementation
     inputs = {}
+
+    def noted(number):
+        return lambda _, args, kwargs: inputs.update({number: args[0] if args else kwargs["hidden_states"]})
+
     hooks = [
-        layer.register_forward_pre_hook(lambda _, a, k, i=i: inputs.update({i: a[0] if a else k["hidden_states"]}), with_kwargs=True)
-        for i, layer in enumerate(inner.encoder.layers)
-    ]  # fmt: skip
+        layer.register_forward_pre_hook(noted(number), with_kwargs=True)
+        for number, layer in enumerate(inner.encoder.layers)
+    ]
     tower.set_attn_implementation("eager")
     try:
         weights = tower(pixels, output_attentions=True).attentions
@@ -149,8 +153,12 @@ def test_beams_know_their_own_pictures(arguments):
 
 
 @pytest.mark.parametrize(
-    "text", ["prumerge", "prumerge:keep=0.4,neighbors=3", "prumerge+:keep=9", "visionzip:dominant=6,contextual=4", "hired:keep=0.3"]
-)  # fmt: skip
+    "text",
+    [
+        *("prumerge", "prumerge:keep=0.4,neighbors=3", "prumerge+:keep=9"),
+        *("visionzip:dominant=6,contextual=4", "hired:keep=0.3"),
+    ],
+)
 @pytest.mark.parametrize("apart", [False, True])
 def test_a_method_only_masks(text, apart):
     model = build()
