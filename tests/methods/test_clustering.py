@@ -83,9 +83,9 @@ METHODS = [
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("method", METHODS, ids=str)
 def test_the_paper_says_the_same(method, dtype):
-    for n in (1, 2, 3, 17, 40):
+    for n in (1, 2, 3, 17, 29):
         check(method, *tokens(n, dtype=dtype))
-    check(method, *tokens(33, seed=1, clumps=3, spread=1.0, dtype=dtype))
+    check(method, *tokens(25, seed=1, clumps=3, spread=1.0, dtype=dtype))
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
