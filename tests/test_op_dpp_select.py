@@ -80,7 +80,7 @@ def test_scale_and_sign_of_all_relevance_do_not_show(backend, scale):
 def test_below_the_least_gain_relevance_decides(backend):
     """Gains on either side of 1e-6 of the first."""
     keys = torch.eye(6).to(backend.device)
-    relevance = torch.tensor([2e-4, -0.0009, -0.5, 0.0011, 0.0005, -1.0]).to(backend.device)
+    relevance = torch.tensor([2e-4, -0.0009, -0.5, -0.0011, 0.0005, -1.0]).to(backend.device)
     assert ops.dpp_select(keys, relevance, 6).tolist() == [5, 2, 3, 4, 0, 1]
 
 

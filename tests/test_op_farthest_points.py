@@ -63,6 +63,16 @@ def test_equal_tokens_come_by_index(backend):
     assert ops.farthest_points(keys, 3, first=1).tolist() == [1, 0, 2]
 
 
+@pytest.mark.parametrize("first", [None, 45])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_repeated_tokens_come_last_by_index(backend, dtype, first):
+    """They are at distance 0 from what was chosen, exactly."""
+    keys = torch.randn(20, 72).repeat(3, 1).to(dtype).to(backend.device)
+    chosen = ops.farthest_points(keys, 60, first=first).tolist()
+    assert len({token % 20 for token in chosen[:20]}) == 20
+    assert chosen[20:] == sorted(chosen[20:])
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_same_bits_every_thread_count_and_stride(backend, threads, dtype):
     n = 500 if backend.sees_data else 60  # the CPU's threads share these
