@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 
+from .. import ops
 from ..reference import largest
 from .method import Method, Selection, budget
 from .view import View
@@ -62,8 +64,8 @@ class VisionZip(Method):
             return Selection(torch.arange(n, device=others.device))
 
         features = encoder.features.to(torch.promote_types(encoder.features.dtype, torch.float32))
-        metric = F.normalize(encoder.keys(-2).to(features.dtype).mean(dim=1), dim=-1)
-        nearest = (metric[joining] @ metric[targets].T).argmax(dim=1)
+        metric = encoder.keys(-2).to(features.dtype).mean(dim=1)
+        nearest = ops.assign(metric.float(), targets, math.inf)[0][joining]
         members = F.one_hot(nearest, contextual).to(features.dtype).T
         means = members @ features[joining] / members.sum(dim=1, keepdim=True).clamp(min=1)
         merged = encoder.project((features[targets] + means).to(encoder.features.dtype))

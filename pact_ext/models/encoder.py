@@ -87,8 +87,8 @@ class EncoderViews:
         found = [numbers.get(features.data_ptr()) for features in given["mm_encoder_outputs"]["image"].pooler_output]
         if None in found:
             raise RuntimeError(
-                f"{self.caller}: the features in mm_encoder_outputs must be what the vision tower gave last, whole, got "
-                "others; let generate encode the pictures, without prefill_chunk_size"
+                f"{self.caller}: the features in mm_encoder_outputs must be what the vision tower gave last, whole, "
+                "got others; let generate encode the pictures, without prefill_chunk_size"
             )
         return found
 
