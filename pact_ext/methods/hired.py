@@ -60,15 +60,17 @@ class HiRED(Method):
 
     def _of_picture(self, encoder: Encoder, tiles: list[Tile], wanted: int) -> Tensor:
         whole, *parts = tiles
-        first, deep, places = encoder.attention(0), encoder.attention(-2), torch.cat([tile.places for tile in tiles])
+        first, deep = encoder.attention(0), encoder.attention(-2)
         full = min(math.floor(wanted * self.alpha) if parts else wanted, len(whole.places))
         budgets = [torch.full((), full, device=deep.device)]
         if parts:
             scores = torch.stack([first[part.region].double().sum() for part in parts])
             budgets += (scores / scores.sum().clamp(min=1e-30) * (wanted - full)).floor().unbind()
-        chosen = [_ranks(deep[tile.places]) < count for tile, count in zip(tiles, budgets, strict=True)]
-        scores = deep[places] + 2 * torch.cat(chosen)  # a token's attention is at most 1
-        return places[largest(scores, wanted)]
+        scores = torch.full_like(deep, -1)
+        for tile, count in zip(tiles, budgets, strict=True):
+            own = deep[tile.places]
+            scores[tile.places] = own + 2 * (_ranks(own) < count)  # attention is at most 1
+        return largest(scores, wanted)
 
 
 def _ranks(scores: Tensor) -> Tensor:

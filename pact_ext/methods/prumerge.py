@@ -68,11 +68,12 @@ class PruMerge(Method):
         if len(kept) == n:
             return Selection(kept)
         features = encoder.features.to(torch.promote_types(encoder.features.dtype, torch.float32))
-        keys = F.normalize(encoder.keys(self.tower_layer).flatten(1).to(features.dtype), dim=-1)
+        keys = F.normalize(encoder.keys(self.tower_layer).flatten(1).double(), dim=-1)
         weights, dropped = attention.to(features.dtype), torch.ones(n, dtype=torch.bool, device=kept.device)
         dropped[kept] = False
 
-        similar = (keys[kept] @ keys.T).scatter(1, kept[:, None], -torch.inf)
+        # Rounded from float64, so that the cosines of equal keys are equal whatever the order of their sums.
+        similar = (keys[kept] @ keys.T).float().scatter(1, kept[:, None], -torch.inf)
         candidates = n - 1
         if self.near == "dropped":
             similar, candidates = similar.masked_fill(~dropped, -torch.inf), n - len(kept)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -63,7 +64,8 @@ class VisionZip(Method):
             return Selection(torch.arange(n, device=others.device))
 
         features = encoder.features.to(torch.promote_types(encoder.features.dtype, torch.float32))
-        nearest = ops.assign(encoder.keys(-2).float().mean(dim=1), targets, torch.inf)[0][joining]
+        metric = encoder.keys(-2).to(features.dtype).mean(dim=1)
+        nearest = ops.assign(metric.float(), targets, math.inf)[0][joining]
         members = F.one_hot(nearest, contextual).to(features.dtype).T
         means = members @ features[joining] / members.sum(dim=1, keepdim=True).clamp(min=1)
         merged = encoder.project((features[targets] + means).to(encoder.features.dtype))

@@ -90,6 +90,6 @@ def hired(first, deep, tiles, keep, alpha):
     kept = set()
     for (places, _), count in zip(tiles, budgets, strict=True):
         kept |= {places[i] for i in by_attention(deep[torch.tensor(places)], count)}
-    everything = [i for places, _ in tiles for i in places]
-    unused = sorted((i for i in everything if i not in kept), key=lambda i: (-float(deep[i]), everything.index(i)))
+    everything = sorted(i for places, _ in tiles for i in places)
+    unused = sorted((i for i in everything if i not in kept), key=lambda i: (-float(deep[i]), i))
     return sorted([*kept, *unused[: keep - len(kept)]])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 from dataclasses import dataclass
 
@@ -79,11 +80,11 @@ def stock(model, pixels):
     before = tower.config._attn_implementation
     inputs = {}
 
-    def noted(number):
-        return lambda _, args, kwargs: inputs.update({number: args[0] if args else kwargs["hidden_states"]})
+    def note(number, layer, args, kwargs):
+        inputs[number] = args[0] if args else kwargs["hidden_states"]
 
     hooks = [
-        layer.register_forward_pre_hook(noted(number), with_kwargs=True)
+        layer.register_forward_pre_hook(functools.partial(note, number), with_kwargs=True)
         for number, layer in enumerate(inner.encoder.layers)
     ]
     tower.set_attn_implementation("eager")
@@ -152,13 +153,16 @@ def test_beams_know_their_own_pictures(arguments):
             assert torch.equal(found[-2, 0], look.found[row // copies * copies][-2, 0])
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        *("prumerge", "prumerge:keep=0.4,neighbors=3", "prumerge+:keep=9"),
-        *("visionzip:dominant=6,contextual=4", "hired:keep=0.3"),
-    ],
-)
+TEXTS = [
+    "prumerge",
+    "prumerge:keep=0.4,neighbors=3",
+    "prumerge+:keep=9",
+    "visionzip:dominant=6,contextual=4",
+    "hired:keep=0.3",
+]
+
+
+@pytest.mark.parametrize("text", TEXTS)
 @pytest.mark.parametrize("apart", [False, True])
 def test_a_method_only_masks(text, apart):
     model = build()
@@ -178,6 +182,16 @@ def test_keeping_everything_changes_no_bit(method):
     expected = model(**inputs).logits
     with pact_ext.apply(model, method):
         assert torch.equal(model(**inputs).logits, expected)
+
+
+def test_a_copy_looks_at_its_own_tower():
+    model = tiny.build("llava")
+    inputs = tiny.inputs(model, 1)
+    pact_ext.apply(model, "hired:keep=0.3")
+    expected, other = model(**inputs).logits, copy.deepcopy(model)
+    pact_ext.remove(model)
+    assert torch.equal(other(**inputs).logits, expected)
+    assert other(**inputs).logits.shape != model(**inputs).logits.shape
 
 
 def test_one_call_knows_nothing_of_another():
