@@ -137,6 +137,14 @@ def test_logits_beyond_float32_count_as_its_largest_number(backend, q):
 
 
 @pytest.mark.parametrize("q", [1, 3])
+@pytest.mark.parametrize("scale", [3e38, -3e38])
+def test_the_only_key_gets_all_whatever_its_logit(backend, q, scale):
+    queries = torch.tensor([[[9e9, 1.0]], [[-9e9, 1.0]], [[0.0, 1.0]]], device=backend.device)[:q].repeat(1, 3, 1)
+    keys = torch.tensor([[[3e9, 0.0]]], device=backend.device)
+    assert ops.received_attention(queries, keys, causal=False, scale=scale).item() == pytest.approx(1, abs=1e-6)
+
+
+@pytest.mark.parametrize("q", [1, 3])
 def test_sums_that_overflow_before_they_are_scaled(backend, q):
     """6e38 and 3e38 times 1e-38: the CPU computes those in double. In float32, on CUDA, the first one wins all."""
     queries = torch.full((q, 2), 1e19, device=backend.device)

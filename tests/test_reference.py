@@ -156,3 +156,34 @@ def test_certificates_reject_wrong_selections(spoil):
     check_dpp_select(keys, relevance, 6, chosen)
     with pytest.raises(AssertionError):
         check_dpp_select(keys, relevance, 6, chosen[spoil])
+
+
+def test_nearest_denser_by_hand():
+    """Angles 0, 90, 30 and 180 degrees; tokens 0 and 2 are equally dense, so 0 is the first of all."""
+    half = math.sqrt(0.75)
+    keys = torch.tensor([[1, 0], [0, 1], [half, 0.5], [-1, 0]], dtype=torch.float64)
+    distances, indices = ref.nearest_denser(keys, torch.tensor([2.0, -1.0, 2.0, 0.0]))
+    assert indices.tolist() == [-1, 2, 0, 2]
+    assert distances.tolist() == pytest.approx([2, 0.5, 1 - half, 1 + half])
+
+
+@pytest.mark.parametrize(
+    ("count", "centers", "labels"),
+    [
+        (1, [1], [0, 0, 0, 0, 0, -1]),  # the larger cluster stays; what was dropped is too far
+        (2, [1, 3], [0, 0, 0, 1, 1, 1]),  # as found
+        (3, [0, 1, 3], [0, 1, 1, 2, 2, 2]),  # token 0 is farthest from its centre
+        (4, [0, 1, 2, 3], [0, 1, 2, 3, 3, 3]),  # then token 2; token 4 equals its centre
+        (6, [0, 1, 2, 3, 4, 5], [0, 1, 2, 3, 4, 5]),
+    ],
+)
+def test_reduce_to_by_hand(count, centers, labels):
+    """Two clusters: 0, 20 and 35 degrees around token 1; 90 degrees twice, and once more as a token that is dropped."""
+    degrees = torch.tensor([0, 20, 35, 90, 90, 90], dtype=torch.float64).deg2rad()
+    keys = torch.stack([degrees.cos(), degrees.sin()], dim=1)
+    hidden = torch.arange(6, dtype=torch.float64)[:, None]
+    scores = -torch.arange(6.0)
+    result = ref.reduce_to(hidden, keys, keys, keys, count, 0.2, 0.2, 0.05, 1.5, scores=scores)
+    assert result[2].tolist() == centers
+    assert result[3].tolist() == labels
+    assert result[1].tolist() == [labels.count(c) for c in range(count)]

@@ -151,7 +151,7 @@ bool run_row(const Attention& a, float* received) {
   Vector<double> factor(heads);
   for_each_task(heads, [&](int64_t h, int64_t) {
     float* own = logits.data() + h * stride;
-    std::fill(own + seen, own + stride, -kLargestLogit);
+    std::fill(own + seen, own + stride, -INFINITY);
     factor[h] = 1 / (kernels().attention_row_exponentials(own, stride) * double(heads));
   });
   for_each_chunk(seen, kChunk, [&](int64_t begin, int64_t end) {

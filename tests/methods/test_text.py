@@ -347,6 +347,13 @@ def test_a_token_of_its_own_carries_more_entropy_than_a_double():
     assert drops[3] == 0  # a zero vector has no part
 
 
+def test_clusters_without_tokens_are_not_chosen():
+    """Doubles leave two of five clusters empty, while a near pair makes the drops of two others negative."""
+    hidden = torch.tensor([[1.0, 0], [1.0, 0], [1.0, 0.1], [0, 1.0], [0, 1.0]])
+    method = EntropyPrune(clusters=5, core=3, per_cluster=1)
+    assert method.select(view(method, hidden)).kept.tolist() == [0, 2, 3]
+
+
 def test_entropyprune_says_what_it_looks_at():
     assert EntropyPrune(layer=5, rollout=2).looks(8) == (2, 3, 4)
     assert EntropyPrune(layer=5).looks(8) == ()

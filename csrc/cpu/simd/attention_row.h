@@ -109,7 +109,7 @@ double attention_row_exponentials(float* logits, int64_t count) {
   for (int64_t j = 0; j < count; j += kPairs) {
     for (int v = 0; v < kRowVectors; ++v) {
       const vfloat x = load<vfloat>(logits + j + v * kLanes) - largest;
-      store(logits + j + v * kLanes, x < -87.0f ? vfloat{} : exp_nonpositive(x));  // padding is far below
+      store(logits + j + v * kLanes, x < -87.0f ? vfloat{} : exp_nonpositive(x));  // and padding, at -Inf
     }
     for (int h = 0; h < 2 * kRowVectors; ++h) total[h] += widen(load<vfloat_half>(logits + j + h * kHalf));
   }
