@@ -1,5 +1,6 @@
 #include "budget.h"
 #include "budget_kernel.cuh"
+#include "gram_launch.h"
 #include "rank_launch.h"
 
 namespace pact {
@@ -16,23 +17,14 @@ struct Workspace {
 unsigned blocks_for(int n, int per_block) { return unsigned((int64_t(n) + per_block - 1) / per_block); }
 
 template <typename T>
-cudaError_t launch_numbers(const BudgetParams& p, const Workspace& w) {
+void launch_numbers(const BudgetParams& p, const Workspace& w) {
   budget_number_kernel<T><<<blocks_for(p.n, kBudgetThreads / 32), kBudgetThreads, 0, p.stream>>>(
       static_cast<const T*>(p.keys.data), p.keys.stride, p.keys.width, p.density, p.label, w.size, p.n, p.wanted,
       p.count, p.centers, p.position, w.number);
-  return cudaGetLastError();
 }
 
 cudaError_t launch_numbers_of(const BudgetParams& p, const Workspace& w) {
-  switch (p.keys.dtype) {
-    case Dtype::kFloat32:
-      return launch_numbers<float>(p, w);
-    case Dtype::kFloat16:
-      return launch_numbers<device::float16>(p, w);
-    case Dtype::kBFloat16:
-      return launch_numbers<device::bfloat16>(p, w);
-  }
-  return cudaErrorInvalidValue;
+  return with_type(p.keys.dtype, [&](auto element) { launch_numbers<decltype(element)>(p, w); });
 }
 
 }  // namespace

@@ -8,6 +8,23 @@
 
 namespace pact {
 
+// Calls f(element) for the dtype; what it launched, or why it could not.
+template <typename F>
+cudaError_t with_type(Dtype dtype, const F& f) {
+  switch (dtype) {
+    case Dtype::kFloat32:
+      f(float());
+      break;
+    case Dtype::kFloat16:
+      f(device::float16());
+      break;
+    case Dtype::kBFloat16:
+      f(device::bfloat16());
+      break;
+  }
+  return cudaGetLastError();
+}
+
 template <typename T>
 GramRows<T> gram_rows(const DeviceRows& rows, int count) {
   constexpr int kVector = device::kPerVector<T>;

@@ -9,23 +9,6 @@ namespace {
 unsigned token_blocks(int n) { return static_cast<unsigned>((n - 1) / kGreedyWarps + 1); }
 unsigned result_blocks(int count) { return static_cast<unsigned>((count - 1) / kGreedyThreads + 1); }
 
-// Calls f(element) for the dtype.
-template <typename F>
-cudaError_t with_type(Dtype dtype, const F& f) {
-  switch (dtype) {
-    case Dtype::kFloat32:
-      f(float());
-      break;
-    case Dtype::kFloat16:
-      f(device::float16());
-      break;
-    case Dtype::kBFloat16:
-      f(device::bfloat16());
-      break;
-  }
-  return cudaGetLastError();
-}
-
 }  // namespace
 
 cudaError_t run_greedy_start(const GreedyStartParams& p) {

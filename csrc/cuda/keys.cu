@@ -9,23 +9,6 @@ unsigned blocks_for(int n, int rows_per_block) {
   return static_cast<unsigned>(n / rows_per_block + (n % rows_per_block != 0));
 }
 
-// Calls f(element) for the dtype.
-template <typename F>
-cudaError_t with_type(Dtype dtype, const F& f) {
-  switch (dtype) {
-    case Dtype::kFloat32:
-      f(float());
-      break;
-    case Dtype::kFloat16:
-      f(device::float16());
-      break;
-    case Dtype::kBFloat16:
-      f(device::bfloat16());
-      break;
-  }
-  return cudaGetLastError();
-}
-
 }  // namespace
 
 cudaError_t run_pack_rows(const PackRowsParams& p) {
