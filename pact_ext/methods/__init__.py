@@ -15,10 +15,12 @@ from .dbscan import DBSCAN
 from .divprune import DivPrune
 from .downsample import Downsample
 from .dpc import DPC
+from .dyrate import DyRate, RateClassifier, training_bias, training_mask
 from .entropyprune import EntropyPrune
 from .fastv import FastV
 from .hired import HiRED
 from .kmeans import KMeans
+from .llama_vid import ContextAttention, LlamaVID
 from .method import METHODS, Method, Selection, budget
 from .pact import Pact
 from .prumerge import PruMerge, PruMergePlus
@@ -27,7 +29,7 @@ from .random import Random
 from .sparsevlm import SparseVLM
 from .tome import ToMe
 from .trim import Trim
-from .view import Encoder, Grid, Tile, View
+from .view import Encoder, Grid, Step, Tile, View
 from .visionzip import VisionZip
 from .vtw import VTW
 
@@ -37,23 +39,28 @@ __all__ = [
     "VTW",
     "Agglomerative",
     "CDPruner",
+    "ContextAttention",
     "Dart",
     "DivPrune",
     "Downsample",
+    "DyRate",
     "Encoder",
     "EntropyPrune",
     "FastV",
     "Grid",
     "HiRED",
     "KMeans",
+    "LlamaVID",
     "Method",
     "Pact",
     "PruMerge",
     "PruMergePlus",
     "PyramidDrop",
     "Random",
+    "RateClassifier",
     "Selection",
     "SparseVLM",
+    "Step",
     "Tile",
     "ToMe",
     "Trim",
@@ -64,6 +71,8 @@ __all__ = [
     "facts",
     "names",
     "parse",
+    "training_bias",
+    "training_mask",
 ]
 
 
@@ -123,7 +132,9 @@ def facts() -> list[Fact]:
         method = cls()
         sites, known = method.sites(LAYERS), method.count(576) is not None
         where = (
-            "projector"
+            "every decoding step"
+            if method.decodes
+            else "projector"
             if sites == (0,)
             else "every layer"
             if sites == tuple(range(LAYERS))

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, ClassVar
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from .view import View
+    from .view import Step, View
 
 METHODS: dict[str, type[Method]] = {}
 """Every method by its name, in the order in which they became known."""
@@ -49,6 +49,8 @@ class Method:
         encoder_layers: of the vision tower, whose attention and keys it reads where it needs "encoder"; negative ones
             count from the last.
         layer_argument: what an error about the layer calls it.
+        trainable: gradients flow through what `select` returns.
+        decodes: it acts after every token of the answer as well (`evict`), from its one site on.
     """
 
     name: ClassVar[str]
@@ -56,6 +58,8 @@ class Method:
     needs: ClassVar[frozenset[str]] = frozenset()
     encoder_layers: ClassVar[tuple[int, ...]] = ()
     layer_argument: ClassVar[str] = "layer"
+    trainable: ClassVar[bool] = False
+    decodes: ClassVar[bool] = False
 
     def __init_subclass__(cls) -> None:
         if "name" in vars(cls):
@@ -78,6 +82,10 @@ class Method:
 
     def select(self, view: View) -> Selection:
         """Which tokens stay at the view's site."""
+        raise NotImplementedError
+
+    def evict(self, step: Step) -> Tensor | None:
+        """Which of a row's visual tokens stay in the cache after a token of the answer, int64 ascending; None: all."""
         raise NotImplementedError
 
     def check(self, argument: str, wanted: str, ok: bool) -> None:

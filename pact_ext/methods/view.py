@@ -53,6 +53,22 @@ class Encoder:
     project: Callable[[Tensor], Tensor]
 
 
+@dataclass(frozen=True)
+class Step:
+    """What a token of the answer, or the prompt's last, leaves behind: how its attention fell on one row's columns.
+
+    Attributes:
+        received: float32 ``[n]``, what each visual token that is left received, the mean over heads and layers.
+        shares: float32 ``[layers, 4]``, what system, visual, instruction and response tokens received together in each
+            layer, the mean over heads; each layer's sum to 1.
+        n_first: how many visual tokens the row's prompts brought.
+    """
+
+    received: Tensor
+    shares: Tensor
+    n_first: int
+
+
 class View:
     """Visual tokens, as far as a method's `needs` go. Each part is computed when it is first asked for, and once.
 

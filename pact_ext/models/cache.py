@@ -20,6 +20,9 @@ from torch import Tensor
 OWNERS: WeakValueDictionary[str, Any] = WeakValueDictionary()
 """The hooks on every reduced model of this process, by the name that they leave on the caches they reduced."""
 
+SYSTEM, VISUAL, INSTRUCTION, RESPONSE = range(4)
+"""What a column's token is: text before the first picture, of a picture, other text, or of the answer."""
+
 
 @dataclass
 class Columns:
@@ -35,6 +38,8 @@ class Columns:
         plain: no column is merged or padding, so that attention needs no bias.
         padded: ``[B]``, which rows had padding in a call that brought images; some of it may have no column any more.
         image_at_end: of each row, whether its last token is a visual one; [] where there are none.
+        kinds: ``[B, n]`` int8, of `SYSTEM`, `VISUAL`, `INSTRUCTION`, `RESPONSE`; None unless columns are evicted.
+        evicted: ``[B]``, how many visual columns have been evicted; None unless they are.
     """
 
     owner: str
@@ -46,6 +51,8 @@ class Columns:
     plain: bool
     padded: Tensor
     image_at_end: list[bool] = field(default_factory=list)
+    kinds: Tensor | None = None
+    evicted: Tensor | None = None
 
     @property
     def count(self) -> int:
@@ -61,23 +68,57 @@ class Columns:
         """`source`, but -1 for padding."""
         return self.source.masked_fill(self.log_sizes == -torch.inf, -1)
 
-    def append(self, source: Tensor, log_sizes: Tensor, plain: bool, tokens: int, tail: int | None) -> None:
+    def append(
+        self,
+        source: Tensor,
+        log_sizes: Tensor,
+        plain: bool,
+        tokens: int,
+        tail: int | None,
+        visual: Tensor | None = None,
+    ) -> None:
         """The columns that `tokens` more tokens became, `source` counted from the first of those; `tail` of them follow
-        the last reduced one, None is all."""
+        the last reduced one, None is all. `visual` ``[B, new]``, which are visual; None where none is."""
         new = log_sizes.shape[1]
+        if self.kinds is not None:
+            self.kinds = torch.cat([self.kinds, self._kinds_of(new, visual)], dim=1)
         self.source = torch.cat([self.source, source + self.seen], dim=1)
         self.log_sizes = torch.cat([self.log_sizes, log_sizes], dim=1)
         self.removed += tokens - new
         self.tail = self.tail + new if tail is None else tail
         self.plain &= plain
 
+    def _kinds_of(self, new: int, visual: Tensor | None) -> Tensor:
+        rows = self.kinds.new_empty(len(self.kinds), new)
+        if visual is None:
+            return rows.fill_(RESPONSE if new == 1 else INSTRUCTION)
+        before = ((self.kinds == VISUAL).any(dim=1, keepdim=True)) | (visual.cumsum(dim=1) > 0)
+        return torch.where(visual, VISUAL, torch.where(before, INSTRUCTION, SYSTEM)).to(rows)
+
+    def evict(self, kept: list[Tensor]) -> Tensor:
+        """Only some columns of each row stay; returns ``[B, m]`` which, 0 for the padding that now is on the left."""
+        index = pad_left(kept, -1)
+        padding, index = index < 0, index.clamp(min=0)
+        gone, held = self.count - index.shape[1], (self.kinds == VISUAL).sum(dim=1)
+        self.source = self.source.gather(1, index).masked_fill(padding, 0)
+        self.log_sizes = self.log_sizes.gather(1, index).masked_fill(padding, -torch.inf)
+        self.kinds = self.kinds.gather(1, index).masked_fill(padding, SYSTEM)
+        self.evicted = self.evicted + held - (self.kinds == VISUAL).sum(dim=1)
+        self.removed += gone
+        self.plain &= not any(len(row) < index.shape[1] for row in kept)
+        return index
+
     def take(self, chosen: Callable[[Tensor], Tensor]) -> None:
         """Keep the rows that `chosen` picks."""
         self.source, self.log_sizes, self.padded = map(chosen, (self.source, self.log_sizes, self.padded))
+        if self.kinds is not None:
+            self.kinds, self.evicted = chosen(self.kinds), chosen(self.evicted)
 
     def drop(self, count: int) -> None:
         """The last columns go."""
         self.source, self.log_sizes = self.source[:, :-count], self.log_sizes[:, :-count]
+        if self.kinds is not None:
+            self.kinds = self.kinds[:, :-count]
         self.tail -= count
 
     @torch.compiler.disable

@@ -51,7 +51,9 @@ def compact(scene: Scene) -> Compaction:
         sizes=sizes,
         plain=sequence.plain and all(part.n_out == part.n_in for parts in found for part in parts),
     )
-    reductions = [_joined(parts) for parts in found]
+    reductions = [
+        _joined([dataclasses.replace(part, merged=part.merged.detach()) for part in parts]) for parts in found
+    ]
     return Compaction(source, states, after, all(r is None or r.n_out == r.n_in for r in reductions), reductions)
 
 
@@ -127,9 +129,9 @@ def _row(
 
 
 def _joined(parts: list[Reduction]) -> Reduction | None:
-    """The reductions of a row's groups as one, over all of the row's visual tokens in order."""
+    """The reductions of a row's groups as one, over all of the row's visual tokens in order, without a gradient."""
     if len(parts) < 2:
-        return parts[0] if parts else None
+        return dataclasses.replace(parts[0], merged=parts[0].merged.detach()) if parts else None
     centers, labels, n_in, n_out = [], [], 0, 0
     for part in parts:
         centers.append(part.centers + n_in)
@@ -137,7 +139,7 @@ def _joined(parts: list[Reduction]) -> Reduction | None:
         n_in, n_out = n_in + part.n_in, n_out + part.n_out
     ids = [part.position_ids for part in parts]
     return Reduction(
-        merged=torch.cat([part.merged for part in parts]),
+        merged=torch.cat([part.merged.detach() for part in parts]),
         sizes=torch.cat([part.sizes for part in parts]),
         log_sizes=torch.cat([part.log_sizes for part in parts]),
         centers=torch.cat(centers),

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from ..attention import dense_mask
 from ..methods import Method
 from ..reduction import Reduction
-from .cache import Columns, add_stage, is_preallocated, key_width, stages_of
+from .cache import SYSTEM, Columns, add_stage, is_preallocated, key_width, stages_of
 from .compaction import compact, composed, without_gradient
+from .decoding import StepAttention, check_cache
 from .encoder import EncoderViews, Seen
 from .families import Family
 from .interface import KeyBias
@@ -70,6 +71,7 @@ class Pass:
         image_at_end: of each row, whether its last token is a visual one; [] where there are none.
         written: the cached columns that this call's tokens become.
         places: `Columns.places` with those; None while nothing is reduced.
+        step: how the last token's attention falls, for a method that evicts by it.
         steps: what each site left.
         stopwatches: the time of each reduction.
     """
@@ -94,6 +96,7 @@ class Pass:
     image_at_end: list[bool] = field(default_factory=list)
     written: range = range(0)
     places: Tensor | None = None
+    step: StepAttention | None = None
     steps: list[Step] = field(default_factory=list)
     stopwatches: list[Stopwatch] = field(default_factory=list)
 
@@ -101,6 +104,8 @@ class Pass:
         """Before the model computes anything: the mask must be long enough."""
         cache, mask = self.given.get("past_key_values"), self.given.get("attention_mask")
         stages = stages_of(cache)
+        if self.plan.method.decodes and cache is not None:
+            check_cache(cache, self.plan.method.name)
         if isinstance(mask, Tensor) and (stages or self._images()):
             check_length(mask, self._seen(stages, cache, layer=0), self.given["input_ids"].shape[1])
 
@@ -122,8 +127,10 @@ class Pass:
             return hidden
         mask = kwargs.get("attention_mask")
         if self.sequence is not None:
-            reduced = self._compact(layer, hidden, cache, kwargs)
-            hidden, mask = without_gradient(hidden, reduced), None  # the log sizes say what is padding
+            with torch.set_grad_enabled(torch.is_grad_enabled() and self.plan.method.trainable):
+                reduced = self._compact(layer, hidden, cache, kwargs)
+            hidden = reduced if self.plan.method.trainable else without_gradient(hidden, reduced)
+            mask = None  # the log sizes say what is padding
             columns, start = self._append(columns, cache, hidden)
         else:
             if mask is None and columns.padded.any():
@@ -135,6 +142,22 @@ class Pass:
         self.written, self.places = range(start, columns.count), columns.places
         self.mask = self._mask(columns, hidden, cache, mask)
         return hidden
+
+    def attend(self, layer: nn.Module, hidden: Tensor, kwargs: dict) -> None:
+        """Input of a layer from the site on, once it has run, for a method that looks at the last token's attention."""
+        cache = kwargs.get("past_key_values")
+        columns = next(iter(stages_of(cache)), None)
+        if columns is None or columns.kinds is None:
+            return
+        if self.step is None:
+            self.step = StepAttention(self.plan.family, cache, columns)
+        self.step.add(LayerInput(layer, hidden, kwargs["position_embeddings"]))
+
+    @torch.no_grad()
+    def finish(self) -> None:
+        """After the model has computed everything: what the token that came last sees no more is evicted."""
+        if self.step is not None and self.step.evict(self.plan.method):
+            self.places = self.step.columns.places
 
     def replaced(self, kwargs: dict) -> dict:
         """Arguments of a layer from a site on. The ids stay behind: to FlashAttention gaps mean packing."""
@@ -188,7 +211,6 @@ class Pass:
         prompt.position_ids, self.present = self.position_ids, present
         self.sequence = Sequence.of(prompt, hidden.shape[1], hidden.device)
 
-    @torch.no_grad()
     def _compact(self, layer: nn.Module, hidden: Tensor, cache, kwargs: dict) -> Tensor:
         """Reduces the visual tokens. Returns the hidden states of the columns that are left."""
         plan, before = self.plan, self.sequence
@@ -244,6 +266,9 @@ class Pass:
                 *(self.owner, self.plan.sites[self.site - 1], source, log_sizes.new_zeros(source.shape)),
                 *(0, 0, True, padded),
             )
+            if self.plan.method.decodes:
+                columns.kinds = torch.full(source.shape, SYSTEM, dtype=torch.int8, device=device)
+                columns.evicted = torch.zeros(len(hidden), dtype=torch.int64, device=device)
             if cache is not None:
                 add_stage(cache, columns)
         if self.present is not None and not self.present.all():
@@ -252,7 +277,11 @@ class Pass:
             columns.plain, columns.padded = False, columns.padded | ~self.present.all(dim=1)
         start = columns.count
         tokens = self.given["input_ids"].shape[1]
-        columns.append(sequence.source, log_sizes, sequence.plain, tokens, min(sequence.tail))
+        visual = torch.zeros(log_sizes.shape, dtype=torch.bool, device=device)
+        for row, groups in enumerate(sequence.visual):
+            for places in groups:
+                visual[row, places.to(device)] = True
+        columns.append(sequence.source, log_sizes, sequence.plain, tokens, min(sequence.tail), visual)
         return columns, start
 
     def _check_whole(self, prompt: Prompt, stages: list[Columns]) -> None:

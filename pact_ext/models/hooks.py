@@ -7,6 +7,7 @@
     a site         a layer at whose input the method reduces the visual tokens; the gaps are closed
     layers after   get what the shorter sequence needs in place of their arguments
     layers before  a site are looked at, for methods that ask for their attention
+    layers after   are looked at once they have run, for methods that evict by a token's attention
 
 Before the first site layers see what they always saw. What a pass leaves behind for the next one is on its cache. The
 hooks know none of the modules they hang on: they live as long as the model does, and go along with a copy of it or of a
@@ -71,6 +72,8 @@ class Hooks:
             *(layer.register_forward_pre_hook(self._look_at_layer, with_kwargs=True) for layer in seen),
             *(layer.register_forward_pre_hook(self._keep_input, with_kwargs=True) for layer in looks),
         ]
+        if plan.method.decodes:
+            self._removable += [layer.register_forward_hook(self._after_layer, with_kwargs=True) for layer in reduced]
         if plan.encoder_layers:
             tower = plan.family.tower(core)
             for number in plan.encoder_layers:
@@ -148,7 +151,7 @@ class Hooks:
     def _before_core(self, module: nn.Module, args: tuple, kwargs: dict) -> None:
         if self.is_off:
             return
-        if module.training:
+        if module.training and not self.plan.method.trainable:
             raise RuntimeError("pact_ext: the model is in training mode, and a reduction has no gradient; call eval()")
         implementation = self.plan.family.decoder(module).config._attn_implementation
         if implementation != self.plan.implementation:
@@ -170,7 +173,12 @@ class Hooks:
     @torch.compiler.disable
     def _after_core(self, module: nn.Module, args: tuple, output) -> None:
         current = self._passes.pop(threading.get_ident(), None)
-        if current is not None and brings_images(self.plan.family, current.given):
+        if current is None:
+            return
+        if output is not None:
+            current.finish()
+            self.columns = current.places
+        if brings_images(self.plan.family, current.given):
             self._towers.pop(threading.get_ident(), None)
 
     @torch.compiler.disable
@@ -210,6 +218,12 @@ class Hooks:
         current = self._passes.get(threading.get_ident())
         if current is not None:
             current.earlier.append(args[0] if args else kwargs["hidden_states"])
+
+    @torch.compiler.disable
+    def _after_layer(self, layer: nn.Module, args: tuple, kwargs: dict, output) -> None:
+        current = self._passes.get(threading.get_ident())
+        if current is not None:
+            current.attend(layer, args[0] if args else kwargs["hidden_states"], kwargs)
 
     @torch.compiler.disable
     def _look_at_tower(self, number: int, layer: nn.Module, args: tuple, kwargs: dict) -> None:

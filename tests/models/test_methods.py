@@ -220,6 +220,36 @@ def test_logits_to_keep_through_several_sites():
             model(**inputs, logits_to_keep=gone)
 
 
+def test_vtw_calibrates_itself():
+    """By the full-length model that hides the visual tokens from a layer on."""
+    model = build("llava")
+    samples = [tiny.inputs(model, 2, seed=seed) for seed in range(2)]
+    divergences = []
+    for layer in range(1, 6):
+        found = []
+        for sample in samples:
+            groups, nothing = groups_of(sample), torch.zeros(0, dtype=torch.int64)
+            calls = [(groups, [(0, None, Selection(nothing)) for row in groups for _ in row])]
+            dropped = replayed_logits(model, sample, (layer,), calls, torch.zeros(2, 1, dtype=torch.int64))[:, 0]
+            full = model(**sample).logits[:, -1]
+            found.append(
+                torch.nn.functional.kl_div(
+                    *(x.log_softmax(-1) for x in (dropped, full)), log_target=True, reduction="none"
+                ).sum(-1)
+            )
+        divergences.append(float(torch.cat(found).mean()))
+    least = min(divergences[:-1])
+    wanted = 1 + divergences.index(least)
+    found = methods.VTW.calibrate(model, samples, threshold=least * 1.001, first=1)
+    assert found == methods.VTW(layer=wanted)
+    later = methods.VTW.calibrate(model, samples, threshold=max(divergences), first=wanted + 1)
+    assert later.layer == wanted + 1
+    with pytest.raises(ValueError, match=r"no layer from 1 to 5 comes within threshold=0; the least divergence is"):
+        methods.VTW.calibrate(model, samples, threshold=0.0, first=1)
+    with pytest.raises(ValueError, match="samples must hold at least one"):
+        methods.VTW.calibrate(model, [])
+
+
 # --- Views ----------------------------------------------------------------------------------------------------------
 
 
