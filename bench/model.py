@@ -1,7 +1,7 @@
 """What reduction saves in a whole model on the CPU: prefill, decoding and key-value cache, with and without it.
 
-A LLaVA of middle size with random weights runs as it is and under several configurations of `pact_ext.apply`, in turn.
-Prints a table, and writes the record (JSON) and the same table in Markdown.
+A LLaVA of middle size with random weights runs as it is and under several configurations of PACT in turn, or under
+every method (`--methods`). Prints a table, and writes the record (JSON) and the same table in Markdown.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from tqdm import tqdm
 import pact_ext
 
 from . import model_table
+from .method_cases import KEEP, METHOD_CASES
 from .model_case import CASES, FULL, QUICK, Case, Shape, build, inputs
 from .record import machine_facts, timing_of
 
@@ -38,12 +39,11 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--quick", action="store_true", help=f"{QUICK.visual} visual tokens, {QUICK.layers} layers, few rounds"
     )
-    parser.add_argument(
-        "--json", type=Path, metavar="PATH", help="the record (default: .bench/model.json, or model-quick.json)"
-    )
+    parser.add_argument("--methods", action="store_true", help=f"every method, at {KEEP:.0%} of the visual tokens")
+    parser.add_argument("--json", type=Path, metavar="PATH", help="the record (default: in .bench)")
     options = parser.parse_args(argv)
-    name = "model-quick.json" if options.quick else "model.json"
-    options.json = options.json or HERE.parent / ".bench" / name
+    name = ("methods" if options.methods else "model") + ("-quick" if options.quick else "")
+    options.json = options.json or HERE.parent / ".bench" / f"{name}.json"
     return options
 
 
@@ -85,8 +85,9 @@ def run(
     """Measure the cases in turn, `rounds` times after one that warms up.
 
     Returns:
-        For each case its parameters, the tokens before and after, the share of operations that is left (`ideal`), the
-        bytes of the cache after prefill, and timings of `prefill`, of one `token`, and of reducing (`reduce`).
+        For each case its method, the visual tokens that each layer sees and that are left, the share of operations that
+        is left (`ideal`), the bytes of the cache after prefill, and timings of `prefill`, of one `token`, and of
+        reducing (`reduce`).
     """
     model = build(shape)
     prompt = inputs(model, shape)
@@ -96,14 +97,20 @@ def run(
         for number in [(turn + i) % len(cases) for i in range(len(cases))]:  # each is first in its turn
             case = cases[number]
             reduced = contextlib.nullcontext()
-            if case.config is not None:
-                reduced = pact_ext.apply(model, case.config, attention=case.attention)
+            if case.method is not None:
+                reduced = pact_ext.apply(model, case.method, attention=case.attention)
             with reduced as handle:
                 took, output = prefill(model, prompt)
                 held = cache_bytes(output.past_key_values)
                 tokens = decode(model, prompt, output, decoded)
-            after = shape.visual if handle is None else sum(handle.report().visual_out)
-            found[number] = {"visual_after": after, "cache_bytes": held}
+            visual = shape.layers * [shape.visual] if handle is None else handle.report().visual_by_layer
+            found[number] = {
+                "method": None if handle is None else str(handle.method),
+                "visual_by_layer": visual,
+                "visual_after": visual[-1],
+                "ideal": shape.ideal(visual),
+                "cache_bytes": held,
+            }
             if turn:
                 seconds[number]["prefill"].append(took)
                 seconds[number]["token"] += tokens
@@ -114,10 +121,8 @@ def run(
     return [
         {
             "name": case.name,
-            "attention": None if case.config is None else case.attention,
-            "config": None if case.config is None else asdict(case.config),
+            "attention": None if case.method is None else case.attention,
             **result,
-            "ideal": 1.0 if case.config is None else shape.ideal(case.config.layer, result["visual_after"]),
             "timings": {name: timing_of(values) for name, values in times.items() if values},
         }
         for case, result, times in zip(cases, found, seconds, strict=True)
@@ -128,9 +133,10 @@ def main(argv: list[str] | None = None) -> int:
     options = parse(argv)
     shape, rounds = (QUICK, QUICK_ROUNDS) if options.quick else (FULL, ROUNDS)
     facts = {**machine_facts(), "transformers": transformers.__version__, "shape": asdict(shape)}
-    total = (rounds + 1) * len(CASES)
+    cases = METHOD_CASES if options.methods else CASES
+    total = (rounds + 1) * len(cases)
     with tqdm(total=total, file=sys.stderr, disable=None, leave=False, unit="run") as bar:
-        record = {"facts": facts, "cases": run(shape, rounds=rounds, bar=bar)}
+        record = {"facts": facts, "cases": run(shape, cases, rounds, bar=bar)}
     options.json.parent.mkdir(parents=True, exist_ok=True)
     options.json.write_text(json.dumps(record, indent=1) + "\n")
     options.json.with_suffix(".md").write_text(model_table.markdown(record))

@@ -6,6 +6,7 @@ nothing. A random model's answers mean nothing, but it takes the time of a train
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -45,10 +46,10 @@ class Shape:
         """Operations of one decoder layer in prefill: matrix products, and causal attention."""
         return 2.0 * tokens * self.weights + 2.0 * tokens**2 * self.hidden
 
-    def ideal(self, layer: int, visual_after: int) -> float:
-        """The least prefill as a share of the stock one: layers from `layer` on see fewer tokens, reducing is free."""
-        full, after = self.layer_flops(self.tokens), self.layer_flops(self.text + visual_after)
-        return (layer * full + (self.layers - layer) * after) / (self.layers * full)
+    def ideal(self, visual_by_layer: Sequence[int]) -> float:
+        """The least prefill as a share of the stock one: each layer sees so many visual tokens, reducing is free."""
+        left = sum(self.layer_flops(self.text + visual) for visual in visual_by_layer)
+        return left / (self.layers * self.layer_flops(self.tokens))
 
     def column_bytes(self) -> int:
         """Of one token's keys and values in one layer's cache, float32."""
@@ -60,10 +61,10 @@ FULL, QUICK = Shape(), Shape(layers=8, visual=1152)
 
 @dataclass(frozen=True)
 class Case:
-    """A line of the table; without a configuration it is the stock model."""
+    """A line of the table, with what `pact_ext.apply` is given; without, it is the stock model."""
 
     name: str
-    config: PactConfig | None = None
+    method: PactConfig | str | None = None
     attention: str = "fused"
 
 

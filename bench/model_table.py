@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from .model_case import LAYER, Shape, describe
+from .model_case import Shape, describe
 from .table import NOTHING, facts_line, median, number
 
 Entry = dict[str, Any]
@@ -24,15 +24,22 @@ def _reduction(entry: Entry, stock: Entry, shape: Shape) -> str:
     return f"{100 * (1 - entry['visual_after'] / shape.visual):.1f} %"
 
 
+def _share(entry: Entry, stock: Entry, shape: Shape) -> str:
+    reducing = median(entry, "reduce")
+    return NOTHING if reducing is None else f"{100 * reducing / median(entry, 'prefill'):.1f} %"
+
+
 COLUMNS: dict[str, Column] = {
     "configuration": lambda e, s, shape: e["name"],
     "attention": lambda e, s, shape: e["attention"] or NOTHING,
     "visual": lambda e, s, shape: str(e["visual_after"]),
+    "mean": lambda e, s, shape: f"{sum(e['visual_by_layer']) / shape.layers:.0f}",
     "reduction": _reduction,
     "prefill ms": lambda e, s, shape: number(median(e, "prefill")),
     "/stock": lambda e, s, shape: number(quotient(e, s, "prefill")),
     "ideal": lambda e, s, shape: number(e["ideal"]),
     "reduce ms": lambda e, s, shape: number(median(e, "reduce")),
+    "of prefill": _share,
     "cache MiB": lambda e, s, shape: f"{e['cache_bytes'] / 2**20:.1f}",
     "cache/stock": lambda e, s, shape: number(e["cache_bytes"] / s["cache_bytes"]),
     "token ms": lambda e, s, shape: number(median(e, "token")),
@@ -40,17 +47,18 @@ COLUMNS: dict[str, Column] = {
 }
 
 NOTES = (
-    f"Medians of interleaved turns. visual: tokens after the reduction at the input of layer {LAYER}. prefill: from",
-    "the language model's input to the last token's logits, reducing included, the vision tower not. ideal: operations",
-    "that are left (products, causal attention) over the stock model's, reducing for free. reduce: the part of prefill",
-    "spent reducing. cache: keys and values of all layers after prefill. token: one decoding step. The weights are",
-    "random: how much a dc reduces, and what the model would answer, says nothing about a trained one.",
+    "Medians of interleaved turns. visual: tokens in the last layer; mean: of all layers. prefill: from the language",
+    "model's input to the last token's logits, reducing included, the vision tower not. ideal: operations that are",
+    "left (products, causal attention) over the stock model's, reducing for free. reduce: the part of prefill spent",
+    "on choosing and merging, with the attention that is made anew for it. cache: keys and values of all layers after",
+    "prefill. token: one decoding step. The weights are random: how much a dc reduces, and what the model would",
+    "answer, says nothing about a trained one.",
 )
 
 
 def rows(record: dict) -> list[list[str]]:
     shape = Shape(**record["facts"]["shape"])
-    stock = next(entry for entry in record["cases"] if entry["config"] is None)
+    stock = next(entry for entry in record["cases"] if entry["method"] is None)
     return [[cell(entry, stock, shape) for cell in COLUMNS.values()] for entry in record["cases"]]
 
 

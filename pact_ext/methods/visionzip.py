@@ -27,6 +27,8 @@ class VisionZip(Method):
     Attributes:
         dominant: share of the tokens, or their number.
         contextual: likewise; 0 for none.
+        keep: instead of both, of all that stay: a share of the tokens, or their number, in the paper's proportion of
+            54 dominant to 10 contextual ones.
     """
 
     name = "visionzip"
@@ -36,21 +38,31 @@ class VisionZip(Method):
 
     dominant: float | int = 54
     contextual: float | int = 10
+    keep: float | int | None = None
 
     def __post_init__(self) -> None:
         self.check_keep("dominant")
         if type(self.contextual) is not int or self.contextual != 0:
             self.check_keep("contextual")
+        if self.keep is not None:
+            self.check_keep()
 
     def sites(self, layers: int) -> tuple[int, ...]:
         return (0,)
 
     def count(self, n: int, site: int = 0) -> int:
-        return min(n, budget(n, self.dominant) + budget(n, self.contextual))
+        return min(n, sum(self._parts(n)))
+
+    def _parts(self, n: int) -> tuple[int, int]:
+        """How many dominant and contextual tokens there are to be of n."""
+        if self.keep is None:
+            return budget(n, self.dominant), budget(n, self.contextual)
+        count = budget(n, self.keep)
+        return count - count * 10 // 64, count * 10 // 64
 
     def select(self, view: View) -> Selection:
         n, encoder = len(view), view.encoder
-        dominant = largest(encoder.attention(-2), budget(n, self.dominant))
+        dominant = largest(encoder.attention(-2), self._parts(n)[0])
         left, contextual = n - len(dominant), self.count(n) - len(dominant)
         if not contextual:
             return Selection(dominant)

@@ -88,7 +88,7 @@ def random_model(
         raise ImportError(MISSING, name="transformers") from None
 
     decoder = transformers.Qwen2Config(**shape, max_position_embeddings=32768, tie_word_embeddings=False)
-    small = {"hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 1}
+    small = {"hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 1}
     tower = transformers.CLIPVisionConfig(**small, image_size=_side(visual_tokens) * PATCH, patch_size=PATCH)
     config = transformers.LlavaConfig(
         text_config=decoder,

@@ -144,6 +144,16 @@ def test_visionzip_is_the_reference(dominant, contextual, n, kind, dtype):
     assert selection.kept[selection.labels].tolist() == [goes_to[i] for i in range(n)]
 
 
+@pytest.mark.parametrize(("keep", "dominant", "contextual"), [(64, 54, 10), (0.25, 22, 3), (1.0, 85, 16), (1, 1, 0)])
+def test_visionzip_by_its_budget(keep, dominant, contextual):
+    view, _ = view_of(101, torch.float32)
+    found, expected = (
+        method.select(view) for method in (methods.VisionZip(keep=keep), methods.VisionZip(dominant, contextual))
+    )
+    assert torch.equal(found.kept, expected.kept)
+    assert len(found.kept) == dominant + contextual
+
+
 # --- HiRED ----------------------------------------------------------------------------------------------------------
 
 

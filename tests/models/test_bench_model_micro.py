@@ -32,26 +32,26 @@ def tiny():
 
 def test_every_case_is_measured(entries):
     assert [(e["name"], e["attention"]) for e in entries] == [
-        (case.name, case.attention if case.config else None) for case in CASES
+        (case.name, case.attention if case.method else None) for case in CASES
     ]
     for entry, case in zip(entries, CASES, strict=True):
-        assert set(entry["timings"]) == {"prefill", "token", *(["reduce"] if case.config else [])}
+        assert set(entry["timings"]) == {"prefill", "token", *(["reduce"] if case.method else [])}
         rounds = {name: timing["rounds"] for name, timing in entry["timings"].items()}
         assert rounds["prefill"] == rounds.get("reduce", ROUNDS) == ROUNDS
         assert rounds["token"] == ROUNDS * DECODED
         assert all(0 < t["min_ms"] <= t["median_ms"] <= t["max_ms"] for t in entry["timings"].values())
-        if case.config:
+        if case.method:
             assert entry["timings"]["reduce"]["median_ms"] < entry["timings"]["prefill"]["max_ms"]
 
 
 def test_pruning_leaves_what_the_contract_says_and_merging_fewer(entries):
     after = [entry["visual_after"] for entry in entries]
-    pruned = {i: case.config.prune_ratio for i, case in enumerate(CASES) if case.config and not case.config.cluster}
+    pruned = {i: case.method.prune_ratio for i, case in enumerate(CASES) if case.method and not case.method.cluster}
     assert set(pruned.values()) == {0.0, 0.5, 0.75, 0.9}
     for i, ratio in pruned.items():
         assert after[i] == 128 - math.ceil(ratio * 127)
     assert after[0] == 128
-    clustered = [after[i] for i, case in enumerate(CASES) if case.config and case.config.cluster]
+    clustered = [after[i] for i, case in enumerate(CASES) if case.method and case.method.cluster]
     kept = 128 - math.ceil(0.45 * 127)
     assert all(0 < count < kept for count in clustered)
     assert clustered[1] == clustered[2]  # the route of the sizes does not change the clusters
@@ -72,9 +72,9 @@ def test_ideal_counts_operations():
     # One layer: queries and output 64 x 64 each, keys and values 64 x 32 each, three products of 64 x 96.
     assert TINY.weights == 2 * 64 * 64 + 2 * 64 * 32 + 3 * 64 * 96
     assert TINY.layer_flops(10) == 2 * 10 * TINY.weights + 2 * 10 * 10 * 64
-    assert TINY.ideal(LAYER, TINY.visual) == 1
-    assert TINY.ideal(0, 0) == TINY.layer_flops(10) / TINY.layer_flops(138)
-    assert TINY.ideal(3, 0) == pytest.approx((1 + TINY.ideal(0, 0)) / 2)
+    assert TINY.ideal(6 * [TINY.visual]) == 1
+    assert TINY.ideal(6 * [0]) == pytest.approx(TINY.layer_flops(10) / TINY.layer_flops(138))
+    assert TINY.ideal(3 * [TINY.visual] + 3 * [0]) == pytest.approx((1 + TINY.ideal(6 * [0])) / 2)
 
 
 def test_measured_model_is_the_one_described(tiny):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 
@@ -17,7 +19,7 @@ STEPS = 5
 
 
 class Fewer(Method):
-    """Evicts one to three of the least attended tokens a step, but none at the second step."""
+    """Evicts the least attended tokens: with two rows of pictures, four of the first one and one of the second."""
 
     name, decodes = "fewer", True
 
@@ -32,7 +34,12 @@ class Fewer(Method):
 
     def evict(self, step):
         n = len(step.received)
-        kept = step.received.sort(descending=True, stable=True).indices[: n - 1 - step.n_first % 3].sort().values
+        kept = (
+            step.received.sort(descending=True, stable=True)
+            .indices[: n - (4 if len(self.found) % 2 == 0 else 1)]
+            .sort()
+            .values
+        )
         self.found.append((step, kept))
         return kept
 
@@ -88,11 +95,14 @@ def places_evicted(found, groups, steps):
     return evicted, left
 
 
-@pytest.mark.parametrize("first", [0, 3])
-@pytest.mark.parametrize("variant", ["llava", "qwen2_vl", "qwen3_vl", "internvl_qwen3"])
-def test_an_evicted_token_is_masked_from_then_on(variant, first):
-    model, method = build(variant), Fewer(max(first, 3 if variant == "qwen3_vl" else 0))
-    inputs = tiny.inputs(model, 3, text_only_row=True)
+@pytest.mark.parametrize(
+    ("variant", "first"), [("llava", 0), ("llava", 3), ("qwen2_vl", 0), ("qwen3_vl", 3), ("internvl_qwen3", 0)]
+)
+@pytest.mark.parametrize("rows", [{"batch": 3, "text_only_row": True}, {"batch": 2, "counts": [1, 1]}], ids=["3", "2"])
+def test_an_evicted_token_is_masked_from_then_on(variant, first, rows):
+    """In two rows of about one length the first becomes the shorter one, which is then padded."""
+    model, method = build(variant), Fewer(first)
+    inputs = tiny.inputs(model, **rows)
     with pact_ext.apply(model, method) as handle:
         logits, tokens = tiny.generate(model, inputs, STEPS)
         columns = handle.columns
@@ -146,16 +156,24 @@ def test_a_second_turn_with_an_image():
         whole, turn = tiny.more(model, inputs, out.sequences[:, -3:], image=True)
         first, method.found = method.found, []
         again = model(**turn, past_key_values=out.past_key_values)
+        stages = copy.deepcopy(again.past_key_values.stages)
+        more = torch.nn.functional.pad(whole["attention_mask"], (0, 3), value=1)
+        model(input_ids=torch.full((2, 3), 5), attention_mask=more, past_key_values=again.past_key_values)
+        assert (again.past_key_values.stages[0].kinds[:, -3:] == 2).all(), "several tokens are no answer"
+        del method.found[2:]
     past = whole["input_ids"].shape[1] - turn["input_ids"].shape[1]
     evicted, _ = places_evicted(first, groups_of(inputs), 3)
     gone = [torch.cat([step[row] for step in evicted]) for row in range(2)]
-    stages = again.past_key_values.stages
     for row, (step, kept) in enumerate(method.found):
         (places,) = groups_of(whole)[row]
         assert step.n_first == len(places)
         assert len(step.received) == len(places) - len(gone[row])
         assert int(stages[0].evicted[row]) == len(gone[row]) + len(step.received) - len(kept)
         assert step.shares[:, 3].min() > 0
+        kinds = stages[0].kinds[row][stages[0].places[row] >= 0]
+        text = int(whole["attention_mask"][row].sum()) - len(places)
+        before = int(places[0]) - int((whole["attention_mask"][row] == 0).sum())
+        assert [int((kinds == kind).sum()) for kind in (0, 2, 3)] == [before, text - before - 2, 2]
     masking = _Masking(model, 0)
     n, rows = whole["input_ids"].shape[1], 2
     hidden = ~whole["attention_mask"].bool()[:, None, :].expand(rows, n, n) | torch.ones(n, n).triu(1).bool()
@@ -167,6 +185,28 @@ def test_a_second_turn_with_an_image():
     with masking:
         expected = model(**whole, position_ids=tiny.positions(model, whole), use_cache=False).logits[:, -1]
     assert (again.logits[:, -1] - expected).abs().max() < 1e-9
+
+
+def test_a_cache_that_is_reordered_goes_on_with_its_rows():
+    model, method = build("llava"), Fewer()
+    inputs = tiny.inputs(model, 2, counts=[1, 1])
+    found = []
+    with pact_ext.apply(model, method):
+        for order in ([0, 1], [1, 0]):
+            method.found = []
+            cache = model(**inputs, use_cache=True).past_key_values
+            cache.reorder_cache(torch.tensor(order))
+            step = {"input_ids": torch.tensor([[7], [8]])[order], "past_key_values": cache}
+            step["attention_mask"] = torch.nn.functional.pad(inputs["attention_mask"], (0, 1), value=1)[order]
+            logits = model(**step).logits
+            seen = [(one.received, one.shares, one.n_first) for one, _ in method.found[2:]]
+            found.append((logits[order], [seen[row] for row in order]))
+    (logits, seen), (swapped, seen_swapped) = found
+    assert (logits - swapped).abs().max() < 1e-10
+    for one, other in zip(seen, seen_swapped, strict=True):
+        assert (one[0] - other[0]).abs().max() < 1e-6
+        assert (one[1] - other[1]).abs().max() < 1e-6
+        assert one[2] == other[2]
 
 
 def test_generation_of_other_kinds():
