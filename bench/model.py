@@ -132,6 +132,7 @@ def run(
 def main(argv: list[str] | None = None) -> int:
     options = parse(argv)
     shape, rounds = (QUICK, QUICK_ROUNDS) if options.quick else (FULL, ROUNDS)
+    rounds = options.rounds or rounds
     facts = {**machine_facts(), "transformers": transformers.__version__, "shape": asdict(shape)}
     cases = METHOD_CASES if options.methods else CASES
     total = (rounds + 1) * len(cases)

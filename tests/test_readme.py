@@ -31,6 +31,38 @@ def without_a_hub(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
 
+def test_the_methods_of_the_readme():
+    """The table says what the classes say, of all of them and in their order."""
+    from pact_ext import methods
+
+    rows = re.findall(r"^\| `([\w+-]+)` \| (.*?) \| (.*?) \| (.*?) \| (.*?) \|$", README, re.MULTILINE)
+    facts = {fact.name: fact for fact in methods.facts()}
+    rows = [row for row in rows if row[0] in facts]
+    assert [name for name, *_ in rows] == methods.names()
+    for name, where, needs, budget, source in rows:
+        assert (where, needs, budget) == (facts[name].where, facts[name].needs, facts[name].budget), name
+        assert source.split(",")[0].strip("*[") in facts[name].source, name
+
+
+def test_the_method_of_the_contributing_page():
+    """It works inside a model, by its name."""
+    from models import tiny
+
+    from pact_ext import apply, methods
+
+    (snippet,) = re.findall(r"```python\n(.*?)```", (ROOT / "CONTRIBUTING.md").read_text(), re.DOTALL)
+    known = dict(methods.method.METHODS)
+    try:
+        exec(compile(snippet, "CONTRIBUTING.md", "exec"), {})
+        model = tiny.build("llava")
+        with apply(model, "largest-norm:keep=7") as handle:
+            model(**tiny.inputs(model, 2))
+            assert [row.n_out for row in handle.last] == [7, 7]
+    finally:
+        methods.method.METHODS.clear()
+        methods.method.METHODS.update(known)
+
+
 @pytest.mark.parametrize("snippet", SNIPPETS, ids=lambda s: s.splitlines()[-1][:40])
 def test_snippet(snippet, without_a_hub):
     exec(compile(snippet, "README.md", "exec"), {})
@@ -86,4 +118,9 @@ def test_command(command, tmp_path, request):
 
 def test_links_and_pictures_exist():
     for target in re.findall(r"\]\(([^)]+)\)", README):
-        assert target.startswith("https://") or (ROOT / target).exists(), target
+        page, _, heading = target.partition("#")
+        assert page.startswith("https://") or (ROOT / page).exists(), target
+        if heading and not page.startswith("https://"):
+            text = (ROOT / (page or "README.md")).read_text()
+            headings = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+            assert heading in [re.sub(r"[^\w -]", "", one).lower().replace(" ", "-") for one in headings], target

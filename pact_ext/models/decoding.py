@@ -67,7 +67,7 @@ class StepAttention:
         shares = torch.zeros(*received.shape[:2], 4, device=kinds.device)
         shares.scatter_add_(2, kinds.long()[:, None].expand_as(received), received)
         present = columns.log_sizes > -torch.inf
-        visual, kept, gone = (kinds == VISUAL) & present, [], False
+        visual, kept, gone = kinds == VISUAL, [], False
         evicted = columns.evicted.tolist()
         for row, own in enumerate(visual):
             places = own.nonzero().flatten()
