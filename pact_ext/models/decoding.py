@@ -12,6 +12,7 @@ from torch import Tensor
 from ..methods import Method, Step
 from .cache import VISUAL, Columns, is_preallocated
 from .families import Family
+from .ranks import averaged
 from .views import LayerInput
 
 
@@ -48,7 +49,7 @@ class StepAttention:
         last = (bias[:, -width:] > -torch.inf).cumsum(dim=1).argmax(dim=1)  # but for padding behind it
         queries = torch.cat(
             [
-                at.turned(self.family, self.family.queries(at.layer, at.hidden[row, place]), row, place)
+                at.turned(self.family, self.family.heads(at.layer, at.hidden[row, place], "q"), row, place)
                 for row, place in enumerate(last[:, None])
             ]
         )
@@ -56,7 +57,7 @@ class StepAttention:
         scale = getattr(at.layer.self_attn, "scaling", queries.shape[-1] ** -0.5)
         scores = (grouped @ keys.transpose(2, 3)).float() * scale + bias[:, None, None].float()
         received = scores.softmax(dim=-1).mean(dim=(1, 2))
-        self._received.append(received)
+        self._received.append(averaged(received, at.layer.self_attn.k_proj))
         self._layers.append(number)
 
     def evict(self, method: Method) -> bool:

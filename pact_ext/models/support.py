@@ -9,6 +9,7 @@ from transformers import DynamicCache
 
 from ..methods import Method
 from .families import Family, code_of, core_of, family_of
+from .ranks import gathered, why_not
 
 
 def parts_of(model: nn.Module, method: Method) -> tuple[nn.Module, Family, nn.Module, tuple[int, ...]]:
@@ -21,8 +22,8 @@ def parts_of(model: nn.Module, method: Method) -> tuple[nn.Module, Family, nn.Mo
     core = core_of(model)
     family = family_of(core, "pact_ext.apply")
     decoder = family.decoder(core)
-    _check_whole(core, decoder)
     sites = _sites(decoder, family.first_layer(core), method)
+    _check_split(core, decoder, method)
     _check_windows(decoder, sites[0])
     _check_keys(decoder, family, decoder.layers[sites[0]])
     return core, family, decoder, sites
@@ -48,13 +49,12 @@ def _check_alone(model: nn.Module) -> None:
         )
 
 
-def _check_whole(core: nn.Module, decoder: nn.Module) -> None:
-    """Each rank of a tensor parallel model would choose by its own heads."""
-    sharded = any(hasattr(parameter, "device_mesh") for parameter in decoder.parameters())  # DTensor
-    if sharded or any(hasattr(module, "_hf_tp_plan") for module in decoder.modules()):
+def _check_split(core: nn.Module, decoder: nn.Module, method: Method) -> None:
+    reason = why_not(core, decoder, "encoder" in method.needs)
+    if reason is not None:
         raise ValueError(
-            "pact_ext.apply: model must be whole on every rank, got one that is split between them (tp_plan or "
-            "parallelize_module): each rank would reduce by the heads it holds"
+            f"pact_ext.apply: model must be whole on every rank, or split between them by its decoder's heads, got one "
+            f"where {reason}"
         )
 
 
@@ -140,7 +140,8 @@ def _keys_of_both(decoder: nn.Module, family: Family, layer: nn.Module) -> tuple
     try:
         layer.forward(tokens[None], attention_mask=None, position_embeddings=(cos, sin), past_key_values=_Probe())
     except _Written as result:
-        return found.float(), result.args[0][0].transpose(0, 1).float()
+        written = gathered(result.args[0][0].transpose(0, 1), layer.self_attn.k_proj)
+        return found.float(), written.float()
     raise TypeError("its layers do not write to past_key_values")
 
 

@@ -15,6 +15,7 @@ from .encoder import EncoderViews
 from .families import Family
 from .families.family import ImageTokens
 from .pictures import pictures, visual_tokens
+from .ranks import gathered
 from .sequence import Sequence
 
 
@@ -50,6 +51,7 @@ class PastKeys:
     def of(self, layer: nn.Module, row: int) -> Tensor:
         """``[n, Hk, dh]`` after rotary embedding."""
         keys = self.cache.layers[layer.self_attn.layer_idx].keys[row, :, : self.count].transpose(0, 1)
+        keys = gathered(keys, layer.self_attn.k_proj)
         return keys if self.present is None else keys[self.present[row].to(keys.device)]
 
 

@@ -116,21 +116,32 @@ def test_data_parallel():
         pact_ext.apply(torch.nn.DataParallel(tiny.build("llava")), KEEP)
 
 
-def test_a_model_split_between_ranks():
-    """Parameters as tensor parallelism leaves them, on the first of two ranks that talk to nobody."""
+@pytest.mark.parametrize(
+    ("split", "method", "ranks", "reason"),
+    [
+        ({"language_model.layers.1.self_attn.q_proj": 0}, KEEP, 8, "q_proj of its layers is split within a head"),
+        ({"language_model.layers.1.self_attn.q_proj": 1}, KEEP, 2, "q_proj of its layers is split other than by heads"),
+        ({"language_model.layers.1.self_attn.k_proj": 1}, KEEP, 2, "k_proj of its layers is split other than by heads"),
+        ({"language_model.layers.5.input_layernorm": 0}, KEEP, 2, "the inputs of its layers are split"),
+        ({"vision_tower.{}layers.0.self_attn.q_proj": 0}, "hired", 2, "its vision tower is split, whose attention"),
+    ],
+)
+def test_a_model_split_otherwise_than_by_heads(split, method, ranks, reason):
+    """Parameters as tensor parallelism leaves them, on the first of several ranks that talk to nobody."""
     from torch.distributed.tensor import Shard, distribute_tensor
     from torch.testing._internal.distributed.fake_pg import FakeStore
 
-    torch.distributed.init_process_group("fake", rank=0, world_size=2, store=FakeStore())
+    torch.distributed.init_process_group("fake", rank=0, world_size=ranks, store=FakeStore())
     try:
-        mesh = torch.distributed.init_device_mesh("cpu", (2,))
+        mesh = torch.distributed.init_device_mesh("cpu", (ranks,))
         model = tiny.build("llava")
-
-        for layer in model.get_decoder().layers:
-            keys = layer.self_attn.k_proj
-            keys.weight = torch.nn.Parameter(distribute_tensor(keys.weight, mesh, [Shard(0)]), requires_grad=False)
-        with pytest.raises(ValueError, match="model must be whole on every rank, got one that is split"):
-            pact_ext.apply(model, KEEP)
+        for name, dim in split.items():
+            inner = "encoder." if hasattr(model.model.vision_tower, "encoder") else "vision_model.encoder."
+            part = model.model.get_submodule(name.format(inner))
+            weight = distribute_tensor(part.weight, mesh, [Shard(dim)])
+            part.weight = torch.nn.Parameter(weight, requires_grad=False)
+        with pytest.raises(ValueError, match=f"model must be whole on every rank, .* got one where {reason}"):
+            pact_ext.apply(model, method)
     finally:
         torch.distributed.destroy_process_group()
 

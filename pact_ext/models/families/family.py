@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..pictures import encoded
+from ..ranks import gathered
 from .tower import Tower
 
 FAMILIES: dict[str, Family] = {}
@@ -61,13 +62,14 @@ class Family:
 
     def keys(self, layer: nn.Module, hidden: Tensor) -> Tensor:
         """The layer's keys ``[n, Hk, dh]``, before rotary embedding, of its inputs ``[n, d]``."""
-        return self._projected(layer, hidden, "k")
+        return gathered(self.heads(layer, hidden, "k"), layer.self_attn.k_proj)
 
     def queries(self, layer: nn.Module, hidden: Tensor) -> Tensor:
         """Its queries ``[n, Hq, dh]``, likewise."""
-        return self._projected(layer, hidden, "q")
+        return gathered(self.heads(layer, hidden, "q"), layer.self_attn.q_proj)
 
-    def _projected(self, layer: nn.Module, hidden: Tensor, which: str) -> Tensor:
+    def heads(self, layer: nn.Module, hidden: Tensor, which: str) -> Tensor:
+        """Keys, "k", or queries, "q", of the heads that this rank has; all of them, but in a model that is split."""
         attention = layer.self_attn
         heads = getattr(attention, f"{which}_proj")(layer.input_layernorm(hidden)).unflatten(
             -1, (-1, attention.head_dim)
