@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from .. import ops
+from .merging import numbered
 from .method import Method, Selection, budget
 from .view import Grid, View
 
@@ -49,7 +50,7 @@ class Downsample(Method):
             labels[grid.places.cpu()] = cells + count
             middles.append(grid.places.cpu()[middle])
             count += len(middle)
-        kept, labels = torch.cat(middles).to(view.hidden.device), labels.to(view.hidden.device)
+        kept, labels = numbered(torch.cat(middles).to(view.hidden.device), labels.to(view.hidden.device))
         if not self.pool:
             return Selection(kept)
         means, sizes = ops.segment_mean(view.hidden.float(), labels, count)
