@@ -1,4 +1,4 @@
-"""The baselines and the methods that go by the decoder's attention, from their papers: loops, dense attention, float64."""
+"""The baselines and the methods on the decoder's attention, from their papers: loops, dense attention, float64."""
 
 from __future__ import annotations
 
