@@ -10,12 +10,13 @@ import torch.nn.functional as F
 
 from .. import ops
 from ..reference import largest
-from .method import Method, Selection, budget
+from .method import Selection, budget
+from .tower import OfTheTower
 from .view import View
 
 
 @dataclass(frozen=True)
-class VisionZip(Method):
+class VisionZip(OfTheTower):
     """Keeps the dominant tokens, which receive most attention from the class token over all heads, or where a tower has
     none from all its tokens. Of the others, evenly spaced ones become contextual tokens: each plus the mean of those
     that are most like it, by the cosine of keys averaged over the heads.
@@ -31,7 +32,6 @@ class VisionZip(Method):
 
     name = "visionzip"
     source = "Yang et al., VisionZip, CVPR 2025"
-    needs = frozenset({"encoder"})
     encoder_layers = (-2,)
 
     dominant: float | int = 54
@@ -42,16 +42,13 @@ class VisionZip(Method):
         if type(self.contextual) is not int or self.contextual != 0:
             self.check_keep("contextual")
 
-    def sites(self, layers: int) -> tuple[int, ...]:
-        return (0,)
-
     def count(self, n: int, site: int = 0) -> int:
         return min(n, budget(n, self.dominant) + budget(n, self.contextual))
 
-    def select(self, view: View) -> Selection:
+    def choose(self, view: View, count: int) -> Selection:
         n, encoder = len(view), view.encoder
-        dominant = largest(encoder.attention(-2), budget(n, self.dominant))
-        left, contextual = n - len(dominant), self.count(n) - len(dominant)
+        dominant = largest(encoder.attention(-2), min(count, budget(view.n_first, self.dominant)))
+        left, contextual = n - len(dominant), count - len(dominant)
         if not contextual:
             return Selection(dominant)
         taken = torch.zeros(n, dtype=torch.int8, device=dominant.device)
