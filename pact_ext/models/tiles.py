@@ -42,5 +42,5 @@ def _tile_of_each(places: Tensor, side: int) -> Tensor:
     """Along one axis, the tile in which the middle of each of the whole view's `side` patches lies, given the places,
     in patches, that are left of all tiles' patches."""
     first, last = int(places.min()), int(places.max()) + 1
-    middles = first + (2 * torch.arange(side) + 1) * (last - first) / (2 * side)
-    return (middles / side).floor().long()
+    twice = 2 * side * first + (2 * torch.arange(side) + 1) * (last - first)  # the middles, times twice the side
+    return twice // (2 * side * side)
