@@ -33,11 +33,8 @@ class PairsAndFastV(Pairs):
 
 ENGINE = {
     "fastv": methods.FastV(layer=4, keep=0.4),
-    "fastv, all rows": methods.FastV(layer=3, keep=9, rows="all"),
     "pyramiddrop": methods.PyramidDrop(keep=0.6, stages=2),
-    "random": methods.Random(keep=0.3, layer=3),
     "vtw": methods.VTW(),
-    "kmeans": methods.KMeans(keep=0.3, layer=3),
     "tome": methods.ToMe(r=3, first=3),
     "pairs": Pairs(),
     "pairs and fastv": PairsAndFastV(),

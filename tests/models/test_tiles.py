@@ -130,6 +130,20 @@ def groups_of_next(model, inputs):
     return groups
 
 
+@NEXT
+def test_beams_know_their_own_pictures(variant):
+    model, look = build(variant), looking()
+    inputs = tiny.inputs(model, 2, counts=[2, 1] if tiny.VERSION >= (5, 0) else [1, 1])
+    with pact_ext.apply(model, look):
+        model(**inputs)
+        once, look.found[:] = look.found[:], []
+        model.generate(**inputs, num_beams=3, max_new_tokens=2)
+    assert len(look.found) == 6
+    for row, found in enumerate(look.found):
+        assert (found["again"] - found["hidden"][found["places"]]).abs().max() < 1e-12
+        assert (found[0, 0] - once[row // 3][0, 0]).abs().max() < 1e-6
+
+
 def test_hired_shares_its_budget_among_the_tiles():
     """The whole view gets its share, and a part by what the class token sees where it lies."""
     model = build("llava_next")
