@@ -26,6 +26,9 @@ class HiRED(OfTheTower):
     rounded down and no larger than a part; what that leaves unused goes to the picture's tokens of most attention, so
     that the budget is met exactly (the public code stays below).
 
+    A part shows what of the whole view lies in it, padding around the picture left out; a token of the whole view lies
+    where its middle does. Tokens that end the parts' rows go first, and count among the picture's.
+
     Attributes:
         keep: share of each picture's tokens; or their number, of which a picture gets its share by size.
         alpha: share of the budget that is for the whole view.

@@ -24,15 +24,13 @@ class OfTheTower(Method):
         return (0,)
 
     def choose(self, view: View, count: int | None) -> Selection:
-        """Of a view all of whose tokens are patches, `count` of them, fewer than its `n_first`; None where the data
-        decide."""
+        """Of a view all of whose tokens are patches, `count` of them; None where the data decide. Shares are of its
+        `n_first` tokens, which others were among."""
         raise NotImplementedError
 
     def select(self, view: View) -> Selection:
         n, device, places = len(view), view.hidden.device, view.encoder.places
         count = self.count(n)
-        if count == n:
-            return Selection(torch.arange(n, device=device))
         if places is None:
             return self.choose(view, count)
         encoder = dataclasses.replace(view.encoder, places=None)

@@ -22,8 +22,9 @@ class VisionZip(OfTheTower):
     that are most like it, by the cosine of keys averaged over the heads.
 
     Features are the tower's, as the projector gets them; new ones go through it. The public code keeps the class token
-    itself as one of the dominant; it is no visual token here, and one more patch stays. A row's pictures are one pool;
-    `per_image=True` keeps them apart, as published.
+    itself as one of the dominant; it is no visual token here, and one more patch stays. A row's pictures are one pool,
+    all tiles of each; `per_image=True` keeps pictures apart, as published. (In LLaVA-NeXT the public code gives every
+    tile the same numbers.)
 
     Attributes:
         dominant: share of the tokens, or their number.
