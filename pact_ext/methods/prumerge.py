@@ -22,7 +22,8 @@ class PruMerge(OfTheTower):
     Features are the tower's, as the projector gets them; new ones go through it. The class token's attention is that of
     all heads joined to one, and sums of attention times features are not divided by anything, as in the public code.
     There, `tower_layer` is -1 and `near` is "all". A row's pictures are one pool, all tiles of each, in every one of
-    which attention sums to 1; `per_image=True` keeps pictures apart, as published. Without an outlier the token of most attention stays.
+    which attention sums to 1; `per_image=True` keeps pictures apart, as published. Without an outlier the token of most
+    attention stays.
 
     Attributes:
         keep: None leaves the number to the outliers. A share of the tokens, or their number, the rest's included, takes
