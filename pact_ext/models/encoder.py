@@ -81,11 +81,6 @@ class EncoderViews:
         self._check_pictures(core.config.model_type)
         images = {picture.number: picture.tokens for row in self.rows for picture in row}
         self.first = list(itertools.accumulate((images[number].tiles for number in sorted(images)), initial=0))
-        if self.first[-1] != len(seen.projected):
-            raise RuntimeError(
-                f"{caller}: the pictures of this call must be what the vision tower saw last, got {self.first[-1]} "
-                f"tiles where it saw {len(seen.projected)}"
-            )
         self._check_features(given, [images[number] for number in sorted(images)])
 
     def _check_pictures(self, model_type: str) -> None:
@@ -104,7 +99,7 @@ class EncoderViews:
             return
         features = {one.data_ptr(): one for one in given["mm_encoder_outputs"]["image"].pooler_output}
         found = list(features.values())  # without the copies that `generate` makes of them
-        ok = len(found) == len(images)
+        ok = len(found) == len(images) and self.first[-1] == len(self.seen.projected)
         for one, image, first in zip(found, images, self.first, strict=False):
             patch = image.patches.to(one.device)
             of_tower = self.seen.projected[first : first + image.tiles].flatten(0, 1)

@@ -79,6 +79,7 @@ def pictures_of_rows(core: nn.Module, family: Family, given: Mapping, caller: st
     if to_generate:
         copies = copies_of_rows(len(given["input_ids"]))
         given = {**to_generate, "input_ids": given["input_ids"][::copies]}
+    given = {name: value for name, value in given.items() if value is not None}
     is_image, _ = visual_tokens(core, family, given["input_ids"])
     try:
         images = enumerate(family.images(core, given) if is_image.any() else [])

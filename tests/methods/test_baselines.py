@@ -101,6 +101,19 @@ def test_downsample_by_hand():
         assert Downsample(keep=0.25, pool=False).select(view).kept.tolist() == kept
 
 
+def test_an_end_stays_with_its_row_of_cells():
+    """Four rows of two tokens and an end: two cells of two rows, whose ends are two of their own."""
+    places = torch.arange(12).view(4, 3)
+    grid = Grid(places[:, :2].flatten(), 4, 2, places[:, 2])
+    hidden = torch.randn(12, 5)
+    view = View(hidden, needs=Downsample.needs, grids=[grid])
+    found = Downsample(keep=0.25).select(view)
+    assert found.kept.tolist() == Downsample(keep=0.25, pool=False).select(view).kept.tolist() == [0, 2, 6, 8]
+    assert found.labels.tolist() == [0, 0, 1, 0, 0, 1, 2, 2, 3, 2, 2, 3]
+    assert found.sizes.tolist() == [4, 2, 4, 2]
+    assert (found.hidden[1] - hidden[[2, 5]].mean(0)).abs().max() < 1e-6
+
+
 def test_downsample_in_half_precision_sums_in_float32():
     view = grid_view([(24, 24)], torch.bfloat16)
     found = Downsample(keep=4).select(view)

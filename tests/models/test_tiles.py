@@ -130,6 +130,36 @@ def groups_of_next(model, inputs):
     return groups
 
 
+@pytest.mark.skipif(tiny.VERSION < (5, 0), reason="transformers 4 takes no features in place of pixels")
+def test_features_that_were_encoded_beforehand():
+    """The model's own last ones, with the sizes of their pictures."""
+    model, look = build("llava_next"), looking()
+    inputs = tiny.inputs(model, 1)
+    pixels, more = inputs.pop("pixel_values"), tiny.inputs(model, 2)
+    unsized = {name: value for name, value in inputs.items() if name != "image_sizes"}
+
+    def encoded(pixels, sizes):
+        return {"image": model.model.get_image_features(pixels, sizes, return_dict=True)}
+
+    with pact_ext.apply(model, look):
+        model(**inputs, pixel_values=pixels)
+        model(**inputs, mm_encoder_outputs=encoded(pixels, inputs["image_sizes"]))
+        first, second = look.found
+        assert torch.equal(first[0, 0], second[0, 0])
+        features = encoded(pixels, inputs["image_sizes"])
+        with pytest.raises(RuntimeError, match="for look: 'image_sizes' must be given beside features"):
+            model(**unsized, mm_encoder_outputs=features)
+        features = encoded(pixels, inputs["image_sizes"])
+        encoded(more["pixel_values"], more["image_sizes"])
+        with pytest.raises(RuntimeError, match="in mm_encoder_outputs must be what the vision tower gave last"):
+            model(**inputs, mm_encoder_outputs=features)
+    with (
+        pact_ext.apply(model, "downsample"),
+        pytest.raises(RuntimeError, match="for downsample: 'image_sizes' must be given beside features"),
+    ):
+        model(**unsized, mm_encoder_outputs=features)
+
+
 @NEXT
 def test_beams_know_their_own_pictures(variant):
     model, look = build(variant), looking()
