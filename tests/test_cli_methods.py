@@ -18,6 +18,14 @@ def test_every_method_is_listed(capsys):
     assert column["pyramiddrop"].where == "layers 8, 16, 24"
 
 
+ORDER = """random downsample fastv vtw tome prumerge prumerge+ hired visionzip llama-vid dyrate entropyprune trim
+    sparsevlm pyramiddrop kmeans dpc dbscan agglomerative divprune cdpruner dart pact"""
+
+
+def test_names_are_in_order():
+    assert methods.names() == [name for name in ORDER.split() if name in methods.METHODS]
+
+
 def test_every_method_has_defaults_that_its_name_stands_for():
     for name in methods.names():
         assert str(methods.parse(name)) == name

@@ -75,6 +75,14 @@ __all__ = [
     "training_mask",
 ]
 
+ORDER = (
+    *(Random, Downsample, FastV, VTW, ToMe, PruMerge, PruMergePlus, HiRED, VisionZip, LlamaVID, DyRate, EntropyPrune),
+    *(Trim, SparseVLM, PyramidDrop, KMeans, DPC, DBSCAN, Agglomerative, DivPrune, CDPruner, Dart, Pact),
+)
+"""In which they are listed; methods of one's own come after."""
+
+METHODS.update({cls.name: METHODS.pop(cls.name) for cls in ORDER})
+
 
 def names() -> list[str]:
     """The names that `parse` knows."""

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .merging import distances, everything, merged, nearest_members, numbered, segment_mean, single
-from .method import Method, Selection, budget
-from .view import View
+from ..reference.pact import working
+from .clustering import Clustering
+from .merging import distances, nearest_members, numbered, segment_mean
 
 
 @dataclass(frozen=True)
-class Agglomerative(Method):
+class Agglomerative(Clustering):
     """Joins the two nearest clusters until so many are left. Keys after rotary embedding, cosine distance. Each is
     averaged at the member of the smallest cosine distance to its mean key, and counts by its size in attention.
 
@@ -22,40 +22,27 @@ class Agglomerative(Method):
 
     Attributes:
         keep: share of the tokens, or their number: how many clusters.
+        layer: at whose input.
         linkage: how near two clusters are: their nearest members, "single"; all pairs on average, "average"; their
             farthest members, "complete".
-        layer: at whose input.
     """
 
     name = "agglomerative"
     source = "hierarchical clustering; compared in Dhouib et al., PACT, CVPR 2025"
-    needs = frozenset({"turned_keys"})
 
-    keep: float | int = 0.4
     linkage: str = "single"
-    layer: int = 4
 
     def __post_init__(self) -> None:
-        self.check_keep()
+        super().__post_init__()
         self.check("linkage", "'single', 'average' or 'complete'", self.linkage in ("single", "average", "complete"))
-        self.check_layer()
 
-    def sites(self, layers: int) -> tuple[int, ...]:
-        return (self.layer,)
-
-    def count(self, n: int, site: int = 0) -> int:
-        return budget(n, self.keep)
-
-    def select(self, view: View) -> Selection:
-        n, count = len(view), self.count(len(view))
-        if count == n:
-            return everything(view)
-        keys = single(view.turned_keys).flatten(1)
+    def clusters(self, keys: Tensor, count: int) -> tuple[Tensor, Tensor]:
+        keys = working(keys).flatten(1)
         labels = joined(distances(keys).cpu(), count, self.linkage).to(keys.device)
         means, _ = segment_mean(keys, labels, count)
         cosine = torch.nn.functional.cosine_similarity(keys, means[labels], dim=1, eps=0).nan_to_num(0)
         tokens, _ = nearest_members(1 - cosine, labels, count, atol=1e-6)
-        return merged(view, *numbered(tokens, labels))
+        return numbered(tokens, labels)
 
 
 def joined(distance: Tensor, count: int, linkage: str) -> Tensor:

@@ -9,18 +9,23 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .. import ops
+from .merging import merged, numbered
 from .method import Method, Selection, budget
 from .view import Grid, View
 
 
 @dataclass(frozen=True)
 class Downsample(Method):
-    """Cuts each picture's grid into cells, about as many as the budget and of about its shape, and keeps one token for
-    each, at the place of its middle: the mean of the cell, or the middle token.
+    """Cuts each grid of a picture into cells, about as many as the budget and of about its shape, and keeps one token
+    for each, at the place of its middle: the mean of the cell, or the middle token.
+
+    A picture cut into tiles has several grids: the whole view, and each tile, or in LLaVA-NeXT and -OneVision what the
+    tiles show together, without its padding. There a token ends each row, and every row of cells keeps one such, the
+    mean of those of its rows or the middle one, so the smaller grid has a row's end wherever the larger had; these do
+    not count in the budget.
 
     Attributes:
-        keep: share of each picture's tokens; or their number, of which a picture gets its share by size.
+        keep: share of each grid's tokens; or their number, of which a grid gets its share by size.
         pool: means of cells, which then count as many tokens in attention; False picks the middle tokens.
         layer: at whose input.
     """
@@ -45,19 +50,16 @@ class Downsample(Method):
         n, count = len(view), 0
         labels, middles = torch.empty(n, dtype=torch.int64), []
         for grid in view.grids:
-            cells, middle = _cells(grid, budget(n, self.keep) * len(grid.places) / n)
-            labels[grid.places.cpu()] = cells + count
-            middles.append(grid.places.cpu()[middle])
+            places, cells, middle = _cells(grid, budget(n, self.keep) * len(grid.places) / n)
+            labels[places] = cells + count
+            middles.append(places[middle])
             count += len(middle)
-        kept, labels = torch.cat(middles).to(view.hidden.device), labels.to(view.hidden.device)
-        if not self.pool:
-            return Selection(kept)
-        means, sizes = ops.segment_mean(view.hidden.float(), labels, count)
-        return Selection(kept, labels, means.to(view.hidden.dtype), sizes)
+        kept, labels = numbered(torch.cat(middles).to(view.hidden.device), labels.to(view.hidden.device))
+        return merged(view, kept, labels) if self.pool else Selection(kept)
 
 
-def _cells(grid: Grid, wanted: float) -> tuple[Tensor, Tensor]:
-    """The cell of each token of a grid, and the middle token of each cell."""
+def _cells(grid: Grid, wanted: float) -> tuple[Tensor, Tensor, Tensor]:
+    """A grid's tokens, the cell of each, and which of them is the middle of each cell."""
     scale = math.sqrt(min(1.0, wanted / (grid.rows * grid.columns)))
     sides = [
         {max(1, math.floor(side * scale)), min(side, math.ceil(side * scale))} for side in (grid.rows, grid.columns)
@@ -65,9 +67,13 @@ def _cells(grid: Grid, wanted: float) -> tuple[Tensor, Tensor]:
     rows, columns = min(itertools.product(*sides), key=lambda shape: (abs(shape[0] * shape[1] - wanted), shape))
     row_cells = torch.arange(grid.rows) * rows // grid.rows
     column_cells = torch.arange(grid.columns) * columns // grid.columns
-    cells = (row_cells[:, None] * columns + column_cells).flatten()
-    middle = _middles(row_cells, rows)[:, None] * grid.columns + _middles(column_cells, columns)
-    return cells, middle.flatten()
+    places = grid.places.cpu().view(grid.rows, grid.columns)
+    if grid.ends is not None:  # one more column, of cells of its own
+        places = torch.cat([places, grid.ends.cpu()[:, None]], dim=1)
+        column_cells, columns = torch.cat([column_cells, torch.tensor([columns])]), columns + 1
+    cells = row_cells[:, None] * columns + column_cells
+    middle = _middles(row_cells, rows)[:, None] * len(column_cells) + _middles(column_cells, columns)
+    return places.flatten(), cells.flatten(), middle.flatten()
 
 
 def _middles(cells: Tensor, count: int) -> Tensor:

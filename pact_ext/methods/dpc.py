@@ -5,16 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from .. import ops
 from ..reference import largest
-from .merging import everything, for_ops, merged
-from .method import Method, Selection, budget
-from .view import View
+from .clustering import Clustering
+from .merging import for_ops
 
 
 @dataclass(frozen=True)
-class DPC(Method):
+class DPC(Clustering):
     """Centres are the tokens of the largest gamma = rho * delta: dense, and far from what is denser. The others go
     where their nearest denser token goes. Keys after rotary embedding, cosine distance; each cluster is averaged at
     its centre, and counts by its size in attention.
@@ -32,35 +32,22 @@ class DPC(Method):
 
     name = "dpc"
     source = "Rodriguez & Laio, Science 2014; compared in Dhouib et al., PACT, CVPR 2025"
-    needs = frozenset({"turned_keys"})
 
-    keep: float | int = 0.4
-    layer: int = 4
     dn: float = 2.0
     gaussian: bool = True
 
     def __post_init__(self) -> None:
-        self.check_keep()
-        self.check_layer()
+        super().__post_init__()
         number = isinstance(self.dn, int | float) and not isinstance(self.dn, bool)
         self.check("dn", "a number > 0 and finite", number and 0 < self.dn < float("inf"))
         self.check("gaussian", "True or False", isinstance(self.gaussian, bool))
 
-    def sites(self, layers: int) -> tuple[int, ...]:
-        return (self.layer,)
-
-    def count(self, n: int, site: int = 0) -> int:
-        return budget(n, self.keep)
-
-    def select(self, view: View) -> Selection:
-        n, count = len(view), self.count(len(view))
-        if count == n:
-            return everything(view)
-        keys = for_ops(view.turned_keys)
+    def clusters(self, keys: Tensor, count: int) -> tuple[Tensor, Tensor]:
+        keys = for_ops(keys)
         rho = ops.density(keys, self.dn, gaussian=self.gaussian)
         delta, denser = ops.nearest_denser(keys, rho)
         centers = largest((rho * delta).masked_fill(denser < 0, torch.inf), count)
         leads_to = denser.scatter(0, centers, centers)
-        for _ in range((n - 1).bit_length()):  # paths of pointers, twice as long each time
+        for _ in range((len(keys) - 1).bit_length()):  # paths of pointers, twice as long each time
             leads_to = leads_to[leads_to]
-        return merged(view, centers, torch.searchsorted(centers, leads_to))
+        return centers, torch.searchsorted(centers, leads_to)

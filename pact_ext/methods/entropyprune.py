@@ -10,7 +10,8 @@ from torch.nn.functional import normalize
 
 from ..reference import largest
 from ..reference.pact import working
-from .lloyd import lloyd, means
+from .lloyd import lloyd, spread
+from .merging import segment_mean
 from .method import Method, Selection, budget
 from .view import View
 
@@ -20,7 +21,8 @@ class EntropyPrune(Method):
     """Clusters the tokens by k-means, and keeps the tokens nearest the centroids of the clusters that carry most
     entropy (algorithm 1): those whose centroid's removal lowers the entropy of all centroids most (eq. 5).
 
-    Of clusters with fewer members all stay, so how many tokens that makes is for the data to say. k-means is `lloyd`.
+    Of clusters with fewer members all stay, so how many tokens that makes is for the data to say. k-means is `lloyd`
+    from the tokens of `spread`.
 
     Attributes:
         clusters: how many, M; as many as tokens where these are fewer.
@@ -70,15 +72,14 @@ class EntropyPrune(Method):
         if self.naive:
             return Selection(largest(rollout([entropy_drops(x) for x in states]), self.count(len(view))))
         count = min(self.clusters, len(view))
-        labels = lloyd(states[-1], count)
-        sizes = torch.zeros(count, dtype=torch.int64, device=labels.device)
-        sizes.index_add_(0, labels, torch.ones_like(labels))
-        scores = rollout([entropy_drops(means(x, labels, count), sizes > 0) for x in states])
+        labels, _ = lloyd(states[-1], spread(states[-1], count))
+        scores = rollout([entropy_drops(segment_mean(x, labels, count)[0]) for x in states])
         core = torch.zeros(count, dtype=torch.bool, device=labels.device)
-        core[largest(scores.masked_fill(sizes == 0, -torch.inf), min(self.core, count))] = True
+        core[largest(scores, min(self.core, count))] = True
         # Ranks within clusters: tokens by cluster, then by distance, then by index; less where a cluster begins.
         points = states[-1].double()  # in which the two tokens of a pair are as near as each other
-        distance = (points - means(points, labels, count)[labels]).norm(dim=1)
+        means, sizes = segment_mean(points, labels, count)
+        distance = (points - means[labels]).norm(dim=1)
         order = distance.argsort(stable=True)
         order = order[labels[order].argsort(stable=True)]
         rank = torch.empty_like(labels)
@@ -97,12 +98,10 @@ def entropy(gram: Tensor) -> Tensor:
     return -(p * (p + EPSILON).log()).sum(dim=-1)
 
 
-def entropy_drops(points: Tensor, present: Tensor | None = None) -> Tensor:
-    """What each point's removal takes from the entropy of all, float64 ``[n]``: eq. 3 and 5. Points that are not
-    present have no part. Removed is what has zeros in its row and column, which add nothing to the entropy."""
+def entropy_drops(points: Tensor) -> Tensor:
+    """What each point's removal takes from the entropy of all, float64 ``[n]``: eq. 3 and 5. Removed is what has zeros
+    in its row and column, which add nothing to the entropy."""
     unit = normalize(points.double(), dim=1)
-    if present is not None:
-        unit = unit * present[:, None]
     gram, drops = unit @ unit.T, []
     for removed in torch.eye(len(unit), dtype=torch.bool, device=unit.device).split(ROWS):
         drops.append(entropy(gram) - entropy(gram.masked_fill(removed[:, None] | removed[:, :, None], 0)))

@@ -10,12 +10,13 @@ import torch
 from torch import Tensor
 
 from ..reference import largest
-from .method import Method, Selection, budget
+from .method import Selection, budget
+from .tower import OfTheTower
 from .view import Encoder, Tile, View
 
 
 @dataclass(frozen=True)
-class HiRED(Method):
+class HiRED(OfTheTower):
     """Shares a picture's budget among the whole view and its parts, and keeps in each the tokens that the class token
     attends to most in the tower's last layer but one.
 
@@ -25,6 +26,9 @@ class HiRED(Method):
     rounded down and no larger than a part; what that leaves unused goes to the picture's tokens of most attention, so
     that the budget is met exactly (the public code stays below).
 
+    A part shows what of the whole view lies in it, padding around the picture left out; a token of the whole view lies
+    where its middle does. Tokens that end the parts' rows go first, and count among the picture's.
+
     Attributes:
         keep: share of each picture's tokens; or their number, of which a picture gets its share by size.
         alpha: share of the budget that is for the whole view.
@@ -32,7 +36,6 @@ class HiRED(Method):
 
     name = "hired"
     source = "Arif et al., HiRED, AAAI 2025"
-    needs = frozenset({"encoder"})
     encoder_layers = (0, -2)
 
     keep: float | int = 0.2
@@ -42,18 +45,15 @@ class HiRED(Method):
         self.check_keep()
         self.check("alpha", "a share in [0, 1]", type(self.alpha) in (int, float) and 0 <= self.alpha <= 1)
 
-    def sites(self, layers: int) -> tuple[int, ...]:
-        return (0,)
-
     def count(self, n: int, site: int = 0) -> int:
         return budget(n, self.keep)
 
-    def select(self, view: View) -> Selection:
+    def choose(self, view: View, count: int) -> Selection:
         n, encoder, kept, seen, spent = len(view), view.encoder, [], 0, 0
         for _, tiles in itertools.groupby(encoder.tiles, key=lambda tile: tile.picture):
             tiles = list(tiles)
             seen += sum(len(tile.places) for tile in tiles)
-            wanted = self.count(n) * seen // n - spent
+            wanted = count * seen // n - spent
             spent += wanted
             kept.append(self._of_picture(encoder, tiles, wanted))
         return Selection(torch.cat(kept).sort().values)

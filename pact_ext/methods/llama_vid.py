@@ -50,6 +50,8 @@ class LlamaVID(Method):
     """Each picture becomes a context token, what the text finds in its features, and content tokens, the means of the
     cells of a square grid over it, through the model's projector.
 
+    A picture that was cut into tiles is as many pictures; tokens that end their rows go.
+
     The text that asks is what follows the last picture, or all where nothing does: its embeddings, through a linear
     map, where the paper has a text decoder of its own. Features are the tower's, as the projector gets them. The tokens
     come in the paper's order, the context first, at places spread evenly over the picture's. Where a side is no
@@ -101,8 +103,11 @@ class LlamaVID(Method):
         if not len(text):
             raise ValueError(f"{self.name}: the row must have text tokens, got none")
         tokens, places = [], []
+        rows = torch.arange(len(view), device=features.device)
+        if encoder.places is not None:
+            rows = torch.zeros_like(rows).index_put((encoder.places,), rows[: len(features)])
         for grid in view.grids:
-            own, side = features[grid.places], self._side(len(grid.places))
+            own, side = features[rows[grid.places]], self._side(len(grid.places))
             content = own.unflatten(0, (grid.rows, grid.columns)).movedim(-1, 0)
             content = F.adaptive_avg_pool2d(content, side).flatten(1).T if side else own[:0]
             context = module(text, own.to(dtype)).to(view.hidden.dtype)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from .. import ops, reference
+from ..reference.pact import working
 from .method import Selection
 from .view import View
 
@@ -18,7 +19,7 @@ def merged(view: View, kept: Tensor, labels: Tensor) -> Selection:
         kept: int64 ``[K]``, a token of each cluster, ascending.
         labels: int64 ``[n]``, the place in `kept` of each token's cluster.
     """
-    hidden = single(view.hidden)
+    hidden = working(view.hidden)
     means, counts = segment_mean(hidden * view.sizes[:, None], labels, len(kept))
     sizes = torch.zeros_like(counts).index_add_(0, labels, view.sizes)
     means = means * (counts.to(means.dtype) / sizes)[:, None]  # exactly 1 where every member is a token of its own
@@ -32,13 +33,13 @@ def everything(view: View) -> Selection:
 
 
 def segment_mean(x: Tensor, labels: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """`ops.segment_mean`, which knows no double precision, and of that the same."""
-    return (reference.segment_mean if x.dtype == torch.float64 else ops.segment_mean)(x, labels, count)
-
-
-def single(x: Tensor) -> Tensor:
-    """In single precision, or double where it is."""
-    return x if x.dtype == torch.float64 else x.float()
+    """Mean of the rows of each label in [0, count), 0 for a label that none has, and how many have it: by
+    `ops.segment_mean`, which knows no double precision, or of that the same."""
+    if x.dtype != torch.float64:
+        return ops.segment_mean(x, labels, count)
+    member = labels == torch.arange(count, device=x.device)[:, None]
+    sizes = member.sum(dim=1)
+    return member.to(x.dtype) @ x / sizes.clamp(min=1)[:, None], sizes
 
 
 def for_ops(keys: Tensor) -> Tensor:

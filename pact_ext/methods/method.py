@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from .view import Step, View
 
 METHODS: dict[str, type[Method]] = {}
-"""Every method by its name, in the order in which they became known."""
+"""Every method by its name."""
 
 
 @dataclass(frozen=True)

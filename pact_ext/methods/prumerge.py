@@ -9,19 +9,21 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..reference import largest
-from .method import Method, Selection, budget
+from .method import Selection, budget
+from .tower import OfTheTower
 from .view import View
 
 
 @dataclass(frozen=True)
-class PruMerge(Method):
+class PruMerge(OfTheTower):
     """Keeps the tokens whose attention from the class token is an outlier, above Q3 + 1.5 (Q3 - Q1); adds to each the
     attention-weighted features of its nearest ones by key, and appends one token for all that is left.
 
     Features are the tower's, as the projector gets them; new ones go through it. The class token's attention is that of
     all heads joined to one, and sums of attention times features are not divided by anything, as in the public code.
-    There, `tower_layer` is -1 and `near` is "all". A row's pictures are one pool; `per_image=True` keeps them apart, as
-    published. Without an outlier the token of most attention stays.
+    There, `tower_layer` is -1 and `near` is "all". A row's pictures are one pool, all tiles of each, in every one of
+    which attention sums to 1; `per_image=True` keeps pictures apart, as published. Without an outlier the token of most
+    attention stays.
 
     Attributes:
         keep: None leaves the number to the outliers. A share of the tokens, or their number, the rest's included, takes
@@ -35,7 +37,6 @@ class PruMerge(Method):
 
     name = "prumerge"
     source = "Shang et al., LLaVA-PruMerge, ICCV 2025"
-    needs = frozenset({"encoder"})
 
     keep: float | int | None = None
     neighbors: int = 32
@@ -55,16 +56,13 @@ class PruMerge(Method):
     def encoder_layers(self) -> tuple[int, ...]:
         return (self.tower_layer,)
 
-    def sites(self, layers: int) -> tuple[int, ...]:
-        return (0,)
-
     def count(self, n: int, site: int = 0) -> int | None:
         return None if self.keep is None else budget(n, self.keep)
 
-    def select(self, view: View) -> Selection:
+    def choose(self, view: View, count: int | None) -> Selection:
         n, encoder = len(view), view.encoder
         attention = encoder.attention(self.tower_layer, joined=True)
-        kept = self._centers(attention)
+        kept = self._centers(attention, count)
         if len(kept) == n:
             return Selection(kept)
         features = encoder.features.to(torch.promote_types(encoder.features.dtype, torch.float32))
@@ -80,7 +78,7 @@ class PruMerge(Method):
         nearest = similar.sort(dim=1, descending=True, stable=True).indices[:, : min(self.neighbors, candidates)]
         merged = features[kept] + (weights[nearest][..., None] * features[nearest]).sum(dim=1)
 
-        if self.rest != "none" and not (len(kept) == 1 and self.keep is not None and self.count(n) == 1):
+        if self.rest != "none" and count != 1:
             left = weights * dropped
             rest = left @ features
             if self.rest == "mean":
@@ -91,13 +89,11 @@ class PruMerge(Method):
             merged = merged[order]
         return Selection(kept, hidden=encoder.project(merged.to(encoder.features.dtype)).to(view.hidden.dtype))
 
-    def _centers(self, attention: Tensor) -> Tensor:
+    def _centers(self, attention: Tensor, count: int | None) -> Tensor:
         """The tokens that stay, ascending."""
-        n = len(attention)
-        if self.keep is None:
+        if count is None:
             return self._outliers(attention).nonzero().flatten()
-        wanted = self.count(n)
-        return largest(attention, wanted if wanted in (1, n) or self.rest == "none" else wanted - 1)
+        return largest(attention, count if count in (1, len(attention)) or self.rest == "none" else count - 1)
 
     def _outliers(self, attention: Tensor) -> Tensor:
         """``[n]`` bool."""
@@ -120,9 +116,9 @@ class PruMergePlus(PruMerge):
     name = "prumerge+"
     source = "Shang et al., LLaVA-PruMerge, ICCV 2025"
 
-    def _centers(self, attention: Tensor) -> Tensor:
-        kept, n = super()._centers(attention), len(attention)
-        if self.keep is None:
+    def _centers(self, attention: Tensor, count: int | None) -> Tensor:
+        kept, n = super()._centers(attention, count), len(attention)
+        if count is None:
             step = max(1, n // len(kept) // 3)
             chosen = torch.zeros(n, dtype=torch.bool, device=kept.device)
             chosen[: n - 1 : step] = True

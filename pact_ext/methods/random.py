@@ -31,6 +31,7 @@ class Random(Method):
     def __post_init__(self) -> None:
         self.check_keep()
         self.check_layer()
+        self.check_layer("seed")
 
     def sites(self, layers: int) -> tuple[int, ...]:
         return (self.layer,)
@@ -40,5 +41,5 @@ class Random(Method):
 
     def select(self, view: View) -> Selection:
         generator = torch.Generator().manual_seed(1_000_003 * self.seed + view.row)
-        drawn = torch.randperm(len(view), generator=generator)[: self.count(len(view))]
+        drawn = torch.randperm(len(view), generator=generator, device="cpu")[: self.count(len(view))]
         return Selection(drawn.sort().values.to(view.hidden.device))

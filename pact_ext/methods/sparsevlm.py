@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..reference import largest
 from ..reference.pact import working
-from .lloyd import means
+from .merging import segment_mean
 from .method import Method, Selection, budget
 from .view import View
 
@@ -93,7 +93,7 @@ class SparseVLM(Method):
         centers, cluster = density_peaks(points, clusters)
         places = rest[centers]
         states = view.hidden.clone()
-        states[places] = means(points, cluster, clusters).to(states.dtype)
+        states[places] = segment_mean(points, cluster, clusters)[0].to(states.dtype)
         chosen = torch.cat([chosen, places]).sort().values
         labels = torch.full((len(view),), -1, dtype=torch.int64, device=score.device)
         labels[chosen] = torch.arange(len(chosen), device=score.device)

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import torch
 
 from .. import ops
-from .merging import everything, for_ops, merged, single
+from ..reference.pact import working
+from .merging import everything, for_ops, merged
 from .method import Method, Selection
 from .view import View
 
@@ -78,7 +79,7 @@ class ToMe(Method):
         if r == 0:
             return everything(view)
         keys = view.turned_keys
-        metric = for_ops(single(keys).mean(dim=1) if self.heads == "mean" else keys)
+        metric = for_ops(working(keys).mean(dim=1) if self.heads == "mean" else keys)
         index = torch.arange(n, device=keys.device)
         a, b = index[::2], index[1::2]
         nearest, distance = ops.assign(metric, b, torch.inf)

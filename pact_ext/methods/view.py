@@ -11,20 +11,26 @@ from torch import Tensor
 
 
 class Grid(NamedTuple):
-    """The tokens of one picture: ``[rows * columns]`` indices into the view, row by row."""
+    """Tokens of a picture that are a grid: the whole of it, or one of the views into which it was cut.
+
+    Attributes:
+        places: ``[rows * columns]`` indices into the view, row by row.
+        ends: ``[rows]``, of a family that ends each row with a token of its own, those.
+    """
 
     places: Tensor
     rows: int
     columns: int
+    ends: Tensor | None = None
 
 
 class Tile(NamedTuple):
     """What the vision tower saw at once: a picture or, of one cut into parts, the whole view or a part.
 
     Attributes:
-        places: ``[m]`` indices into the view, row by row.
+        places: ``[t]`` indices into the patches of an `Encoder`, row by row.
         picture: which picture it belongs to.
-        region: of a part, the places of the whole view's tokens that show the same; None for the whole view.
+        region: of a part, the places of the whole view's patches that show the same; None for the whole view.
     """
 
     places: Tensor
@@ -34,16 +40,17 @@ class Tile(NamedTuple):
 
 @dataclass(frozen=True)
 class Encoder:
-    """What the vision tower knows of a view's tokens, in their order.
+    """What the vision tower knows of those of a view's tokens that are patches of it, in their order.
 
     Attributes:
-        attention: ``attention(layer, joined=False)``: float32 ``[n]``, what the class token gives each token, or where
+        attention: ``attention(layer, joined=False)``: float32 ``[m]``, what the class token gives each patch, or where
             a tower has none the mean over all its queries; the mean over the heads, or with all heads `joined` to a
             single one as wide as the layer. Softmax is over all that one tile holds, the class token included.
-        keys: ``keys(layer)``: ``[n, H, dh]``.
+        keys: ``keys(layer)``: ``[m, H, dh]``.
         tiles: of each picture, the whole view first.
-        features: ``[n, dv]``, what the projector got.
+        features: ``[m, dv]``, what the projector got.
         project: the projector.
+        places: int64 ``[m]``, which of the view's tokens are these patches, ascending; None: all, one after another.
     """
 
     attention: Callable[..., Tensor]
@@ -51,6 +58,7 @@ class Encoder:
     tiles: list[Tile]
     features: Tensor
     project: Callable[[Tensor], Tensor]
+    places: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -137,7 +145,7 @@ class View:
 
     @property
     def grids(self) -> list[Grid]:
-        """Of each picture, in order."""
+        """Those that the pictures' tokens make up, in order."""
         return self._part("grids")
 
     @property

@@ -10,19 +10,21 @@ import torch.nn.functional as F
 
 from .. import ops
 from ..reference import largest
-from .method import Method, Selection, budget
+from .method import Selection, budget
+from .tower import OfTheTower
 from .view import View
 
 
 @dataclass(frozen=True)
-class VisionZip(Method):
+class VisionZip(OfTheTower):
     """Keeps the dominant tokens, which receive most attention from the class token over all heads, or where a tower has
     none from all its tokens. Of the others, evenly spaced ones become contextual tokens: each plus the mean of those
     that are most like it, by the cosine of keys averaged over the heads.
 
     Features are the tower's, as the projector gets them; new ones go through it. The public code keeps the class token
-    itself as one of the dominant; it is no visual token here, and one more patch stays. A row's pictures are one pool;
-    `per_image=True` keeps them apart, as published.
+    itself as one of the dominant; it is no visual token here, and one more patch stays. A row's pictures are one pool,
+    all tiles of each; `per_image=True` keeps pictures apart, as published. (In LLaVA-NeXT the public code gives every
+    tile the same numbers.)
 
     Attributes:
         dominant: share of the tokens, or their number.
@@ -33,7 +35,6 @@ class VisionZip(Method):
 
     name = "visionzip"
     source = "Yang et al., VisionZip, CVPR 2025"
-    needs = frozenset({"encoder"})
     encoder_layers = (-2,)
 
     dominant: float | int = 54
@@ -47,9 +48,6 @@ class VisionZip(Method):
         if self.keep is not None:
             self.check_keep()
 
-    def sites(self, layers: int) -> tuple[int, ...]:
-        return (0,)
-
     def count(self, n: int, site: int = 0) -> int:
         return min(n, sum(self._parts(n)))
 
@@ -60,10 +58,10 @@ class VisionZip(Method):
         count = budget(n, self.keep)
         return count - count * 10 // 64, count * 10 // 64
 
-    def select(self, view: View) -> Selection:
+    def choose(self, view: View, count: int) -> Selection:
         n, encoder = len(view), view.encoder
-        dominant = largest(encoder.attention(-2), self._parts(n)[0])
-        left, contextual = n - len(dominant), self.count(n) - len(dominant)
+        dominant = largest(encoder.attention(-2), min(count, self._parts(view.n_first)[0]))
+        left, contextual = n - len(dominant), count - len(dominant)
         if not contextual:
             return Selection(dominant)
         taken = torch.zeros(n, dtype=torch.int8, device=dominant.device)

@@ -9,6 +9,7 @@ that are told by where they lie in memory; otherwise the pictures are encoded in
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
@@ -18,13 +19,15 @@ from torch import Tensor, nn
 from .. import ops
 from ..methods import Encoder, Method, Tile
 from .families import Family
+from .families.family import ImageTokens
 from .families.tower import Tower
-from .pictures import encoded, pictures
+from .pictures import encoded, pictures_of_rows
+from .tiles import tiles_of
 
 
 @dataclass
 class Seen:
-    """What went through a tower, of the `B` pictures that it saw at once.
+    """What went through a tower, of the `B` pictures, or tiles of some, that it saw at once.
 
     Attributes:
         inputs: of each layer that is looked at, ``[B, m, dv]``, with the class token where there is one.
@@ -69,46 +72,69 @@ class EncoderViews:
                 f"{caller}: the pictures of this call must be encoded by the model's own vision tower while it is "
                 "reduced, got features from elsewhere"
             )
-        if seen.features.shape[1] != next(iter(seen.inputs.values())).shape[1] - tower.has_class:
-            raise RuntimeError(
-                f"{caller}: every patch must be a visual token, got {seen.features.shape[1]} tokens of a tower's "
-                f"{next(iter(seen.inputs.values())).shape[1]}"
-            )
+        self.count = seen.features.shape[1]  # patches of a tile
+        patches = next(iter(seen.inputs.values())).shape[1] - tower.has_class
+        if self.count != patches:
+            raise RuntimeError(f"{caller}: every patch must be a visual token, got {self.count} tokens of {patches}")
         self.tower, self.seen, self.caller = tower, seen, caller
-        numbers = iter(self._numbers(given))
-        self.rows = [[(places, next(numbers, None)) for places in row] for row in pictures(core, family, given, caller)]
+        self.rows = pictures_of_rows(core, family, given, caller)
+        self._check_pictures(core.config.model_type)
+        images = {picture.number: picture.tokens for row in self.rows for picture in row}
+        self.first = list(itertools.accumulate((images[number].tiles for number in sorted(images)), initial=0))
+        self._check_features(given, [images[number] for number in sorted(images)])
 
-    def _numbers(self, given: Mapping) -> list[int]:
-        """Which of the pictures that the tower saw each one of the call is, in order."""
-        projected = self.seen.projected
+    def _check_pictures(self, model_type: str) -> None:
+        for row, found in enumerate(self.rows):
+            for picture in found:
+                if picture.tokens is None or picture.tokens.patches is None:
+                    what = "a video" if picture.tokens is None else "a picture with parts that were scaled down"
+                    raise RuntimeError(
+                        f"{self.caller}: every visual token must be a patch of the vision tower, or end a row of them, "
+                        f"got {what} in row {row} (model_type {model_type!r})"
+                    )
+
+    def _check_features(self, given: Mapping, images: list[ImageTokens]) -> None:
+        """Features that were encoded before the call must be what the tower gave last."""
         if encoded(given, "image") is None:
-            return list(range(len(projected)))
-        numbers = {one.data_ptr(): number for number, one in enumerate(projected)}
-        found = [numbers.get(features.data_ptr()) for features in given["mm_encoder_outputs"]["image"].pooler_output]
-        if None in found:
+            return
+        features = {one.data_ptr(): one for one in given["mm_encoder_outputs"]["image"].pooler_output}
+        found = list(features.values())  # without the copies that `generate` makes of them
+        ok = len(found) == len(images) and self.first[-1] == len(self.seen.projected)
+        for one, image, first in zip(found, images, self.first, strict=False):
+            patch = image.patches.to(one.device)
+            of_tower = self.seen.projected[first : first + image.tiles].flatten(0, 1)
+            ok = ok and len(one) == image.count and torch.equal(one[patch >= 0], of_tower[patch[patch >= 0]])
+        if not ok:
             raise RuntimeError(
                 f"{self.caller}: the features in mm_encoder_outputs must be what the vision tower gave last, whole, "
                 "got others; let generate encode the pictures, without prefill_chunk_size"
             )
-        return found
 
     def of(self, row: int, places: Tensor) -> Encoder:
         """Of the visual tokens at some places of a row in its prompt."""
-        index, parts, tiles, device = {place: i for i, place in enumerate(places.tolist())}, [], [], places.device
-        for picture, (own, number) in enumerate(self.rows[row]):
-            patches = [patch for patch, place in enumerate(own.tolist()) if place in index]
-            if not patches:
+        index, device = {place: i for i, place in enumerate(places.tolist())}, places.device
+        seen_at, found = torch.full((len(places),), -1), []  # the tower's patch that each token is
+        for picture, (own, number, image) in enumerate(self.rows[row]):
+            here = torch.tensor([index.get(place, -1) for place in own.tolist()])
+            if not (here >= 0).any():
                 continue
-            if number is None or len(own) != self.seen.features.shape[1]:
-                raise RuntimeError(f"{self.caller}: every picture must be one that the vision tower saw, got others")
-            here = torch.tensor([index[int(own[patch])] for patch in patches], device=device)
-            parts.append((number, torch.tensor(patches, device=device)))
-            tiles.append(Tile(here, picture))
-        order = torch.cat([tile.places for tile in tiles]).argsort()
+            first = self.first[number]
+            is_patch = (here >= 0) & (image.patches >= 0)
+            seen_at[here[is_patch]] = image.patches[is_patch] + first * self.count
+            for tile in tiles_of(image, self.count):
+                found.append((picture, *(None if at is None else here[at] for at in tile)))
+        is_patch = seen_at >= 0
+        patches, order = is_patch.nonzero().flatten(), is_patch.cumsum(0) - 1  # among the patches, of each token
+        tiles = []
+        for picture, own, region in found:
+            own, region = (None if at is None else order[at[at >= 0]].to(device) for at in (own, region))
+            tiles.append(Tile(own, picture, region))
+        numbers, inside = (seen_at[patches] // self.count).unique(return_inverse=True)
+        inside = (inside * self.count + seen_at[patches] % self.count).to(device)
 
-        def of_all(of_picture: Callable[[int], Tensor]) -> Tensor:
-            """What is known of each picture's patches, for the view's tokens."""
-            return torch.cat([of_picture(number).to(device)[patches] for number, patches in parts])[order]
+        def of_all(of_tile: Callable[[int], Tensor]) -> Tensor:
+            """What is known of each tile's patches, for the view's own."""
+            return torch.cat([of_tile(number).to(device) for number in numbers.tolist()])[inside]
 
         @functools.cache
         def attention(layer: int, joined: bool = False) -> Tensor:
@@ -120,6 +146,7 @@ class EncoderViews:
             tiles=tiles,
             features=of_all(self.seen.features.__getitem__),
             project=self.tower.projector.forward,
+            places=None if len(patches) == len(places) else patches.to(device),
         )
 
     def _input(self, layer: int, number: int) -> Tensor:

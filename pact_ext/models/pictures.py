@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .callers import copies_of_rows, given_to_generate
+
 if TYPE_CHECKING:
     from .families import Family
+    from .families.family import ImageTokens
 
 
 def visual_tokens(core: nn.Module, family: Family, ids: Tensor) -> tuple[Tensor, Tensor]:
@@ -46,6 +49,49 @@ def pictures(core: nn.Module, family: Family, given: Mapping, caller: str) -> li
         if any(before[-1] > after[0] for before, after in itertools.pairwise(row)):
             raise ValueError(f"{caller}: one picture's tokens must not stand inside another's, got that in row {index}")
     return rows
+
+
+class Picture(NamedTuple):
+    """An image or a video of a row.
+
+    Attributes:
+        places: of its tokens, ascending, on the CPU.
+        number: of an image among those that the vision tower sees; None for a video.
+        tokens: of an image, what the family says of them.
+    """
+
+    places: Tensor
+    number: int | None
+    tokens: ImageTokens | None
+
+
+def pictures_of_rows(core: nn.Module, family: Family, given: Mapping, caller: str) -> list[list[Picture]]:
+    """The pictures of each row of a call, in order.
+
+    `generate` of transformers 5 hands on features, and every row several times, for beams: the pictures' sizes are
+    among what it was given itself, once.
+
+    Raises:
+        RuntimeError: features came from elsewhere, without the sizes of their pictures.
+        ValueError: as `pictures`.
+    """
+    copies, to_generate = 1, given_to_generate() if given.get("mm_encoder_outputs") is not None else {}
+    if to_generate:
+        copies = copies_of_rows(len(given["input_ids"]))
+        given = {**to_generate, "input_ids": given["input_ids"][::copies]}
+    given = {name: value for name, value in given.items() if value is not None}
+    is_image, _ = visual_tokens(core, family, given["input_ids"])
+    try:
+        images = enumerate(family.images(core, given) if is_image.any() else [])
+    except KeyError as error:
+        raise RuntimeError(
+            f"{caller}: {error} must be given beside features, to tell which tokens are which part of a picture"
+        ) from None
+    rows = [
+        [Picture(places, *(next(images) if is_image[row, places[0]] else (None, None))) for places in found]
+        for row, found in enumerate(pictures(core, family, given, caller))
+    ]
+    return [row for row in rows for _ in range(copies)]
 
 
 def deal(tokens: Tensor, counts: list[int], kind: str, caller: str) -> list[list[Tensor]]:

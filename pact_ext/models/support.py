@@ -22,7 +22,7 @@ def parts_of(model: nn.Module, method: Method) -> tuple[nn.Module, Family, nn.Mo
     core = core_of(model)
     family = family_of(core, "pact_ext.apply")
     decoder = family.decoder(core)
-    sites = _sites(decoder, family.first_layer(core), method)
+    sites = _sites(decoder, family.first_layer(core), method, core.config.model_type)
     _check_split(core, decoder, method)
     _check_windows(decoder, sites[0])
     _check_keys(decoder, family, decoder.layers[sites[0]])
@@ -58,7 +58,7 @@ def _check_split(core: nn.Module, decoder: nn.Module, method: Method) -> None:
         )
 
 
-def _sites(decoder: nn.Module, first: int, method: Method) -> tuple[int, ...]:
+def _sites(decoder: nn.Module, first: int, method: Method, model_type: str) -> tuple[int, ...]:
     layers = len(getattr(decoder, "layers", ()))
     if not layers:
         raise ValueError(
@@ -68,9 +68,11 @@ def _sites(decoder: nn.Module, first: int, method: Method) -> tuple[int, ...]:
     for layer in sites:
         if not first <= layer < layers:
             why = f"; its layers before {first} add visual features to visual tokens' places" if first else ""
+            wanted = f"must be in {first} to {layers - 1} for this model, got {layer}{why}"
+            if hasattr(method, method.layer_argument.partition(".")[0]):
+                raise ValueError(f"pact_ext.apply: {method.layer_argument} {wanted}")
             raise ValueError(
-                f"pact_ext.apply: {method.layer_argument} must be in {first} to {layers - 1} for this model, got "
-                f"{layer}{why}"
+                f"pact_ext.apply: the layers at which {method.name} acts {wanted} (model_type {model_type!r})"
             )
     return sites
 

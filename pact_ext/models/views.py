@@ -10,11 +10,9 @@ from torch import Tensor, nn
 
 from .. import ops
 from ..methods import Encoder, Grid, Method, View
-from .callers import copies_of_rows, given_to_generate
 from .encoder import EncoderViews
 from .families import Family
-from .families.family import ImageTokens
-from .pictures import pictures, visual_tokens
+from .pictures import Picture, pictures_of_rows
 from .ranks import gathered
 from .sequence import Sequence
 
@@ -139,32 +137,26 @@ class Scene:
     def _grids(self, row: int, at: Tensor, hidden: Tensor) -> list[Grid]:
         index = {place: i for i, place in enumerate(self.sequence.source[row, at].tolist())}
         found = []
-        for places, image in self._images[row]:
-            here = [index[place] for place in places.tolist() if place in index]
-            if not here:
+        for places, _, image in self._pictures[row]:
+            here = torch.tensor([index[place] for place in places.tolist() if place in index], device=at.device)
+            if not len(here):
                 continue  # of another group
-            if image is None or not len(here) == image.count == image.rows * image.columns:
+            spans = [] if image is None else image.grids
+            if not len(here) == len(places) == sum(span.count for span in spans):
                 raise ValueError(
-                    f"pact_ext, for {self.method.name}: every picture's tokens must be one grid, got a "
-                    f"{'video' if image is None else 'picture'} of {len(places)} tokens in row {row} that are not"
+                    f"pact_ext, for {self.method.name}: every picture's tokens must be grids, got a "
+                    f"{'video' if image is None else 'picture'} of {len(places)} tokens in row {row} that are not "
+                    f"(model_type {self.core.config.model_type!r})"
                 )
-            found.append(Grid(torch.tensor(here, device=at.device), image.rows, image.columns))
+            for span in spans:
+                tokens = here[span.start : span.start + span.count].view(span.rows, -1)
+                ends = tokens[:, -1] if span.ends else None
+                found.append(Grid(tokens[:, : span.columns].flatten(), span.rows, span.columns, ends))
         return found
 
     @functools.cached_property
-    def _images(self) -> list[list[tuple[Tensor, ImageTokens | None]]]:
-        """The places of each row's pictures, and the grids of those that are no videos."""
-        given, caller, copies = self.given, f"pact_ext, for {self.method.name}", 1
-        if given.get("mm_encoder_outputs") is not None:  # features, which `generate` has made of what has the sizes
-            copies = copies_of_rows(len(given["input_ids"]))
-            given = {**given_to_generate(), "input_ids": given["input_ids"][::copies]}
-        is_image, _ = visual_tokens(self.core, self.family, given["input_ids"])
-        images = iter(self.family.images(self.core, given) if is_image.any() else [])
-        rows = [
-            [(places, next(images) if is_image[row, places[0]] else None) for places in found]
-            for row, found in enumerate(pictures(self.core, self.family, given, caller))
-        ]
-        return [row for row in rows for _ in range(copies)]
+    def _pictures(self) -> list[list[Picture]]:
+        return pictures_of_rows(self.core, self.family, self.given, f"pact_ext, for {self.method.name}")
 
     def _encoder(self, row: int, at: Tensor, hidden: Tensor) -> Encoder:
         return self.encoder.of(row, self.sequence.source[row, at])

@@ -6,6 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from methods.references_clustering import kmeans
+
 
 def cosine(a: Tensor, b: Tensor) -> float:
     """Of two vectors; 0 with a zero vector."""
@@ -137,21 +139,13 @@ def sparsevlm(hidden, score: Tensor, kept: int, share: float, clusters: float):
     return out, labels, torch.stack([states[i] for i in out])
 
 
-def lloyd(points: Tensor, count: int) -> list[int]:
+def spread(points: Tensor, count: int) -> list[int]:
+    """The point nearest the mean, then always the farthest from those chosen."""
     points = points.double()
     seeds = [first_largest([-float((x - points.mean(0)).norm()) for x in points])]
     while len(seeds) < count:
         seeds.append(first_largest([min(float((x - points[s]).norm()) for s in seeds) for x in points]))
-    centers, labels = points[seeds].clone(), None
-    while True:
-        found = [first_largest([-float((x - c).norm()) for c in centers]) for x in points]
-        if found == labels:
-            return labels
-        labels = found
-        for c in range(count):
-            own = [i for i, label in enumerate(labels) if label == c]
-            if own:
-                centers[c] = points[own].mean(0)
+    return seeds
 
 
 def entropy(points: Tensor) -> float:
@@ -180,8 +174,7 @@ def combined(scores: list[list[float]]) -> list[float]:
 
 
 def entropyprune(layers: list[Tensor], count: int, core: int, per_cluster: int) -> list[int]:
-    labels = lloyd(layers[-1], count)
-    clusters = [[i for i, own in enumerate(labels) if own == c] for c in sorted(set(labels))]
+    clusters = list(kmeans(layers[-1], count, spread(layers[-1], count), 100).values())
     means = [torch.stack([layer[own].double().mean(0) for own in clusters]) for layer in layers]
     best = top(combined([drops(x) for x in means]), core)
     kept = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 
 import pytest
@@ -182,6 +183,80 @@ def test_hired_is_the_reference(keep, alpha, kind, seed):
         expected += references.hired(encoder.attention(0).double(), encoder.attention(-2), own, count, alpha)
     assert kept.tolist() == sorted(expected)
     assert len(kept) == total
+
+
+def test_hired_by_hand_where_one_token_has_most_of_the_attention():
+    """The budget of a part goes by the first layer over the whole view, whatever one of its tokens gets in the last but
+    one: here all but a tenth of it, in a part that shows nothing that the first layer looks at."""
+    tiles = [Tile(torch.arange(4)), Tile(torch.arange(4, 8), 0, torch.tensor([0, 1])),
+             Tile(torch.arange(8, 12), 0, torch.tensor([2, 3]))]  # fmt: skip
+    attention = {
+        0: torch.tensor([0.4, 0.5, 0.05, 0.05] + 8 * [0.0]),
+        -2: torch.tensor([0.1, 0.2, 0.05, 0.15, 0.04, 0.03, 0.02, 0.01, 0.02, 0.9, 0.04, 0.04]),
+    }
+    hidden = torch.zeros(12, 2)
+    encoder = Encoder(lambda layer, joined=False: attention[layer], None, tiles, hidden, None)
+    view = View(hidden, needs=methods.HiRED.needs, encoder=encoder)
+    # Of 6 the whole gets 3, and the parts 2.7 and 0.3 of the other 3: 2 and none. What is left over goes to the 0.9.
+    assert methods.HiRED(keep=6).select(view).kept.tolist() == [0, 1, 3, 4, 5, 9]
+    # Of 7 the whole gets 3, the parts 3.6 and 0.4 of 4; of 5: 2, then 2.7 and 0.3 of 3, and one is left over.
+    assert methods.HiRED(keep=7).select(view).kept.tolist() == [0, 1, 3, 4, 5, 6, 9]
+    assert methods.HiRED(keep=5).select(view).kept.tolist() == [1, 3, 4, 5, 9]
+    # Nothing is left over where shares come out even.
+    attention[0] = torch.tensor([0.5, 0.5, 0.0, 0.0] + 8 * [0.0])
+    assert methods.HiRED(keep=6).select(view).kept.tolist() == [0, 1, 3, 4, 5, 6]
+
+
+# --- Tokens that are no patches -------------------------------------------------------------------------------------
+
+AMONG = [methods.PruMerge(), methods.PruMerge(keep=7), methods.PruMergePlus(keep=7), methods.HiRED(7),
+         methods.VisionZip(5, 3), methods.VisionZip(5, 0)]  # fmt: skip
+
+
+def with_others(view, n):
+    """The same patches among n tokens."""
+    places = torch.randperm(n, generator=torch.Generator().manual_seed(n))[: len(view)].sort().values
+    hidden = torch.randn(n, view.hidden.shape[1], dtype=view.hidden.dtype)
+    hidden[places] = view.hidden
+    encoder = dataclasses.replace(view.encoder, places=places)
+    return View(hidden, needs=frozenset({"encoder"}), encoder=encoder), places
+
+
+@pytest.mark.parametrize("method", AMONG, ids=str)
+def test_other_tokens_go_first(method):
+    view, _ = view_of(31)
+    larger, places = with_others(view, 40)
+    alone, found = method.select(view), method.select(larger)
+    assert torch.equal(found.kept, places[alone.kept])
+    assert found.sizes is alone.sizes is None
+    if alone.hidden is None:
+        assert found.hidden is None
+    else:
+        assert torch.equal(found.hidden, alone.hidden)
+    if alone.labels is None:
+        assert found.labels is None
+    else:
+        assert torch.equal(found.labels[places], alone.labels)
+        assert (found.labels == -1).sum() == 40 - 31 + (alone.labels == -1).sum()
+
+
+def test_shares_are_of_all_tokens():
+    larger, places = with_others(view_of(31)[0], 40)
+    found = methods.VisionZip(0.3, 0.2).select(larger)
+    dominant = places[references.by_attention(larger.encoder.attention(-2), 12)]
+    assert len(found.kept) == 12 + 8
+    assert torch.isin(dominant, found.kept).all()
+    assert torch.equal(found.hidden[torch.isin(found.kept, dominant)], larger.hidden[dominant.sort().values])
+    assert len(methods.HiRED(0.5).select(larger).kept) == 20
+
+
+@pytest.mark.parametrize("method", [methods.VisionZip(25, 8), methods.HiRED(33), methods.PruMerge(keep=33)], ids=str)
+def test_what_a_budget_leaves_is_for_other_tokens(method):
+    larger, places = with_others(view_of(31)[0], 40)
+    found = method.select(larger)
+    others = [i for i in range(40) if i not in places]
+    assert found.kept.tolist() == sorted([*places.tolist(), *others[:2]])
+    assert found.hidden is None
 
 
 # --- All ------------------------------------------------------------------------------------------------------------

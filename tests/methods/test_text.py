@@ -8,7 +8,7 @@ import torch
 from methods import references_text as references
 from pact_ext import methods
 from pact_ext.methods import CDPruner, Dart, DivPrune, EntropyPrune, SparseVLM, Trim, View
-from pact_ext.methods.lloyd import lloyd, means
+from pact_ext.methods.lloyd import spread
 
 DTYPES = [torch.float32, torch.float64]
 SIZES = [(1, 5), (2, 3), (7, 3), (23, 11), (41, 16)]
@@ -301,17 +301,14 @@ def test_sparsevlm_ties_and_duplicates():
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(("n", "count"), [(1, 1), (9, 3), (40, 7), (25, 25)])
-def test_lloyd(n, count, dtype):
+def test_tokens_far_from_each_other(n, count, dtype):
     points = normal(n, 5, seed=n, dtype=dtype)
-    labels = lloyd(points, count)
-    assert labels.tolist() == references.lloyd(points, count)
-    assert torch.equal(labels, lloyd(points, count))
-    assert (means(points, labels, count)[0] - points[labels == 0].mean(0)).abs().max() < 1e-5
+    assert spread(points, count).tolist() == references.spread(points, count)
 
 
-def test_lloyd_of_duplicates_leaves_clusters_empty():
-    points = torch.tensor([[0.0], [0.0], [4.0], [4.0]])
-    assert lloyd(points, 4).tolist() == references.lloyd(points, 4) == [0, 0, 1, 1]
+def test_of_duplicates_the_lower_is_taken():
+    points = torch.tensor([[0.0], [4.0], [4.0], [0.0]])
+    assert spread(points, 4).tolist() == references.spread(points, 4) == [0, 1, 0, 0]
 
 
 @pytest.mark.parametrize("layers", [0, 2])
@@ -347,11 +344,14 @@ def test_a_token_of_its_own_carries_more_entropy_than_a_double():
     assert drops[3] == 0  # a zero vector has no part
 
 
-def test_clusters_without_tokens_are_not_chosen():
-    """Doubles leave two of five clusters empty, while a near pair makes the drops of two others negative."""
+def test_entropyprune_of_duplicates():
+    """Every cluster has a token, doubles too, while a near pair makes the drops of two others negative."""
     hidden = torch.tensor([[1.0, 0], [1.0, 0], [1.0, 0.1], [0, 1.0], [0, 1.0]])
-    method = EntropyPrune(clusters=5, core=3, per_cluster=1)
-    assert method.select(view(method, hidden)).kept.tolist() == [0, 2, 3]
+    for core in (1, 3, 5):
+        method = EntropyPrune(clusters=5, core=core, per_cluster=1)
+        kept = method.select(view(method, hidden)).kept.tolist()
+        assert kept == references.entropyprune([hidden], 5, core, 1)
+        assert len(kept) == core
 
 
 def test_entropyprune_says_what_it_looks_at():

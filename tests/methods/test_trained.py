@@ -43,7 +43,7 @@ def expected(view, weights, side):
     """The tokens of each picture: equation 1 of LLaMA-VID and its pooling, token by token."""
     out, features = [], view.encoder.features
     text = view.text[len(view.text) - view.tail :] if view.tail else view.text
-    for places, rows, columns in view.grids:
+    for places, rows, columns, _ in view.grids:
         x = features[places]
         context = torch.zeros(x.shape[1], dtype=x.dtype)
         for word in text:
@@ -86,6 +86,26 @@ def test_llama_vid(keep, grids, side, tail):
     assert [method.count(rows * columns) for rows, columns in grids] == len(grids) * [1 + side * side]
     assert (found.kept[1:] > found.kept[:-1]).all()
     assert [int(grid.places[0]) in found.kept for grid in seen.grids] == len(grids) * [True]
+
+
+def test_llama_vid_of_tiles_whose_rows_end_in_a_token():
+    """It is what it would be without those."""
+    plain = LlamaVID(keep=2, weights=module())
+    seen = view(plain, [(2, 3)])
+    expected = plain.select(seen)
+    where = torch.tensor([0, 1, 2, 4, 5, 6])
+    encoder = Encoder(None, None, [], seen.encoder.features, seen.encoder.project, places=where)
+    ended = View(
+        normal(8, 6),
+        needs=plain.needs,
+        grids=[Grid(where, 2, 3, torch.tensor([3, 7]))],
+        text=seen.text,
+        tail=seen.tail,
+        encoder=encoder,
+    )
+    found = plain.select(ended)
+    assert torch.equal(found.hidden, expected.hidden)
+    assert torch.equal(found.kept, where[expected.kept])
 
 
 def test_llama_vid_refuses():

@@ -21,10 +21,10 @@ STEPS = 5
 class Fewer(Method):
     """Evicts the least attended tokens: with two rows of pictures, four of the first one and one of the second."""
 
-    name, decodes = "fewer", True
+    decodes = True
 
     def __init__(self, first=0):
-        self.first, self.found = first, []
+        self.name, self.first, self.found = "fewer", first, []
 
     def sites(self, layers):
         return (self.first,)

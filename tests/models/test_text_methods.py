@@ -22,10 +22,9 @@ METHODS = {
 }
 
 
-@pytest.mark.parametrize("variant", ["llava", "qwen2_vl", "idefics3"])
 @pytest.mark.parametrize("name", METHODS)
-def test_a_method_only_masks(variant, name):
-    model = build(variant)
+def test_a_method_only_masks(name):
+    model = build("llava")
     inputs, recorder = tiny.inputs(model, 3, text_only_row=True), Recorder(METHODS[name])
     with pact_ext.apply(model, recorder) as handle:
         logits, tokens = tiny.generate(model, inputs, STEPS)
@@ -38,26 +37,6 @@ def test_a_method_only_masks(variant, name):
     for site, view, selection in recorder.found:
         count = recorder.method.count(view.n_first, site)
         assert len(selection.kept) == (count or len(selection.kept)) < len(view)
-
-
-@pytest.mark.parametrize(
-    "method",
-    [
-        methods.Trim(keep=1.0),
-        methods.DivPrune(keep=1.0),
-        methods.CDPruner(keep=1.0),
-        methods.Dart(keep=1.0),
-        methods.SparseVLM(keep=(1.0,), layers=(2,)),
-        methods.EntropyPrune(naive=True, keep=1.0),
-    ],
-    ids=str,
-)
-def test_keeping_everything_changes_no_bit(method):
-    model = build("llava", dtype=torch.float32)
-    inputs = tiny.inputs(model, 1)
-    expected = model(**inputs).logits
-    with pact_ext.apply(model, method):
-        assert torch.equal(model(**inputs).logits, expected)
 
 
 class Looker(Method):

@@ -19,13 +19,45 @@ FAMILIES: dict[str, Family] = {}
 
 
 @dataclass(frozen=True)
+class Span:
+    """Tokens of an image from `start` on: `rows`, each of `columns` and, with `ends`, one more that ends it."""
+
+    start: int
+    rows: int
+    columns: int
+    ends: bool = False
+
+    @property
+    def count(self) -> int:
+        return self.rows * (self.columns + self.ends)
+
+
+@dataclass(frozen=True)
 class ImageTokens:
-    """The `count` tokens of one image. From `start` on, `rows` times `columns` of them show the whole image."""
+    """The `count` tokens of one image. From `start` on, `rows` times `columns` of them show the whole image.
+
+    Attributes:
+        parts: the grids of its other tokens.
+        patches: int64 ``[count]``, which of the vision tower's patches each token is, counted over the image's tiles,
+            the one with the whole first; -1 for a token that is none. None: its tokens are made otherwise.
+        tiles: how many there are.
+        tile_columns: how many of those with its parts stand side by side.
+    """
 
     count: int
     rows: int
     columns: int
     start: int = 0
+    parts: tuple[Span, ...] = ()
+    patches: Tensor | None = None
+    tiles: int = 1
+    tile_columns: int = 1
+
+    @property
+    def grids(self) -> list[Span]:
+        """All its grids, in order."""
+        spans = (Span(self.start, self.rows, self.columns), *self.parts)
+        return sorted(spans, key=lambda span: span.start)
 
 
 class Family:

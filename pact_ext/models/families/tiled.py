@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from torch import Tensor, nn
 
 from ..pictures import runs
-from .family import Family, ImageTokens
+from .family import Family, ImageTokens, Span
 
 
 class Tiled(Family):
@@ -35,7 +35,9 @@ class Tiled(Family):
             for (start, end), tag in zip(tiles, tags, strict=True):
                 count += end - start
                 if tag == tags[-1]:
-                    images.append(ImageTokens(count, side, side, count - side * side))
+                    tokens = side * side
+                    parts = tuple(Span(first, side, side) for first in range(0, count - tokens, tokens))
+                    images.append(ImageTokens(count, side, side, count - tokens, parts))
                     count = 0
         return images
 
