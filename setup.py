@@ -147,7 +147,8 @@ def local_version() -> str:
 
 
 class CMakeBuild(build_ext):
-    """Runs CMake in one build folder per kind of build, so that a rebuild compiles only what changed."""
+    """Runs CMake in one build folder per library and kind of build, so that a rebuild compiles only what changed, and
+    the CPU library is compiled once whatever CUDA libraries are built beside it."""
 
     def run(self) -> None:
         cmake = tool("cmake", "Install it: pip install cmake.")
@@ -156,29 +157,31 @@ class CMakeBuild(build_ext):
         sanitize = os.environ.get("PACT_SANITIZE", "")
         cuda = not sanitize and cuda_wanted()
         archs = parse_archs(os.environ.get("TORCH_CUDA_ARCH_LIST") or CUDA_ARCHS) if cuda else []
-        build = ROOT / "build" / ("sanitize" if sanitize else "cuda-" + "-".join(archs) if cuda else "cmake")
-        output = build if sanitize else (ROOT if self.inplace else Path(self.build_lib).resolve()) / "pact_ext"
-        build.mkdir(parents=True, exist_ok=True)
-        configure = [
-            *[cmake, "-S", str(ROOT), "-B", str(build), "-G", "Ninja"],
-            f"-DCMAKE_MAKE_PROGRAM={ninja}",
-            f"-DCMAKE_CXX_COMPILER={compiler}",
-            f"-DPACT_VERSION={VERSION}",
-            f"-DPACT_TORCH={torch_folder()}",
-            f"-DPACT_SANITIZE={sanitize}",
-            *cuda_options(archs),
-        ]
-        for command in (configure, [cmake, "--build", str(build)]):
-            if subprocess.run(command).returncode:
-                fail(f"'{' '.join(command[:3])} ...' failed", "The compiler's or CMake's own words are above.")
-        for name in () if sanitize else LIBRARIES:
-            output.mkdir(parents=True, exist_ok=True)
-            if cuda or name != "libpact_cuda.so":
+        build = ROOT / "build"
+        folders = [build / ("sanitize" if sanitize else "cmake"), build / ("cuda-" + "-".join(archs))]
+        output = (ROOT if self.inplace else Path(self.build_lib).resolve()) / "pact_ext"
+        for name, folder in zip(LIBRARIES[: 1 + cuda], folders, strict=False):
+            folder.mkdir(parents=True, exist_ok=True)
+            configure = [
+                *[cmake, "-S", str(ROOT), "-B", str(folder), "-G", "Ninja"],
+                f"-DCMAKE_MAKE_PROGRAM={ninja}",
+                f"-DCMAKE_CXX_COMPILER={compiler}",
+                f"-DPACT_VERSION={VERSION}",
+                f"-DPACT_TORCH={torch_folder()}",
+                f"-DPACT_SANITIZE={sanitize}",
+                *cuda_options(archs if name == LIBRARIES[1] else []),
+            ]
+            target = name.removeprefix("lib").removesuffix(".so")
+            for command in (configure, [cmake, "--build", str(folder), "--target", target]):
+                if subprocess.run(command).returncode:
+                    fail(f"'{' '.join(command[:3])} ...' failed", "The compiler's or CMake's own words are above.")
+            if not sanitize:
                 # Replaced, never overwritten: a process that has the old library loaded keeps its file.
-                fresh = shutil.copy2(build / name, output / f"{name}.new")
+                output.mkdir(parents=True, exist_ok=True)
+                fresh = shutil.copy2(folder / name, output / f"{name}.new")
                 os.replace(fresh, output / name)
-            else:
-                (output / name).unlink(missing_ok=True)  # of an earlier build, which this one is not
+        if not (cuda or sanitize):
+            (output / LIBRARIES[1]).unlink(missing_ok=True)  # of an earlier build, which this one is not
 
     def get_outputs(self) -> list[str]:
         return [str(Path(self.build_lib) / "pact_ext" / name) for name in LIBRARIES[: 1 + cuda_wanted()]]

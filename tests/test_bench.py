@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
-import os
 import re
 import subprocess
 import sys
@@ -13,43 +14,49 @@ import pytest
 import torch
 
 from bench import __main__ as command_line
-from bench import cases
+from bench import cases, memory
 from bench.table import reach
 
 ROOT = Path(__file__).parents[1]
-MEASURED = ("density", "max_distance")  # in the run below: what compiles soonest
+MEASURED = ("density", "max_distance")  # in the runs below: what compiles soonest
+MEMORY = {"ours": 1.5, "eager": 2.5}  # a stand-in in the runs below: each figure wants a process of its own
 TIMED = {"ours float32", "ours bfloat16", "mm float32", "mm bfloat16", "eager float32", "compiled float32"}
 
 needs_proc = pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="peak memory is read from /proc")
 
 
-def python(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, *map(str, arguments)]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env={**os.environ, **environment})
+def python(*arguments: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, *map(str, arguments)], cwd=ROOT, capture_output=True, text=True)
 
 
-def bench(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
-    return python("-m", "bench", *arguments, **environment)
+def bench(patch: pytest.MonkeyPatch, memory_of, *arguments: object) -> tuple[int, str, str]:
+    """The command line in this process, which need not load torch and its compiler again: status, output, errors."""
+    patch.setattr(memory, "measure_in_fresh_process", memory_of)
+    with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(io.StringIO()) as errors:
+        status = command_line.main([*map(str, arguments)])
+    return status, out.getvalue(), errors.getvalue()
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """A run on tiny inputs: what it printed, and the folder of its files."""
+    """A run on tiny inputs: what it printed, its errors, and the folder of its files."""
     folder = tmp_path_factory.mktemp("bench")
-    done = bench("--ops", *MEASURED, "--n", 64, "--dk", 32, "--json", folder / "tiny.json")
-    assert done.returncode == 0, done.stderr
-    return done, folder
+    with pytest.MonkeyPatch.context() as patch:
+        arguments = ("--ops", *MEASURED, "--n", 64, "--dk", 32, "--json", folder / "tiny.json")
+        status, out, errors = bench(patch, lambda *case: MEMORY[case[-1]] + case[0].startswith("max"), *arguments)
+    assert status == 0, errors
+    return out, errors, folder
 
 
 @pytest.fixture(scope="module")
 def entries(run):
-    return json.loads((run[1] / "tiny.json").read_text())["cases"]
+    return json.loads((run[2] / "tiny.json").read_text())["cases"]
 
 
 @pytest.fixture(scope="module")
 def table(run):
     """The printed table: a dictionary of cells for each line."""
-    lines = [re.split(r"  +", line.strip()) for line in run[0].stdout.split("\n\n")[1].splitlines()]
+    lines = [re.split(r"  +", line.strip()) for line in run[0].split("\n\n")[1].splitlines()]
     return [dict(zip(lines[0], line, strict=True)) for line in lines[1:]]
 
 
@@ -102,7 +109,7 @@ def test_table_shows_the_medians_and_their_quotients(entries, table):
 
 
 def test_medians_pool_the_rounds_of_every_turn(run, entries):
-    raw = json.loads((run[1] / "tiny.pytest-benchmark.json").read_text())
+    raw = json.loads((run[2] / "tiny.pytest-benchmark.json").read_text())
     pooled = {}
     for one in raw["benchmarks"]:
         info = one["extra_info"]
@@ -116,44 +123,58 @@ def test_medians_pool_the_rounds_of_every_turn(run, entries):
 
 
 def test_markdown_holds_the_same_cells(run, table):
-    lines = [line for line in (run[1] / "tiny.md").read_text().splitlines() if line.startswith("| ")]
+    lines = [line for line in (run[2] / "tiny.md").read_text().splitlines() if line.startswith("| ")]
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
     assert [dict(zip(cells[0], line, strict=True)) for line in cells[1:]] == table
 
 
 def test_record_names_the_machine(run):
-    facts = json.loads((run[1] / "tiny.json").read_text())["facts"]
+    facts = json.loads((run[2] / "tiny.json").read_text())["facts"]
     assert {"cpu", "threads", "torch", "isa", "commit", "load"} <= set(facts)
-    assert facts["cpu"] in run[0].stdout
+    assert facts["cpu"] in run[0]
 
 
 def test_unmeasured_goals_say_so(run):
-    goals = [line for line in run[0].stdout.splitlines() if "(goal: at most" in line]
+    goals = [line for line in run[0].splitlines() if "(goal: at most" in line]
     assert goals
     assert all(line.endswith("not measured in this run") for line in goals)
 
 
 def test_progress_bar_is_quiet_without_a_terminal(run):
-    assert "%|" not in run[0].stderr
+    assert "%|" not in run[1]
 
 
 @needs_proc
 def test_memory_is_in_the_record(entries):
-    for entry in entries:
-        assert set(entry["memory_mib"]) == {"ours float32", "eager float32"}
+    for more, entry in enumerate(entries):
+        assert entry["memory_mib"] == {"ours float32": 1.5 + more, "eager float32": 2.5 + more}
 
 
-def test_failed_baseline_is_reported_and_the_rest_is_kept(tmp_path):
-    # Without a C++ compiler torch.compile fails; a fresh cache, so that it cannot do without.
-    environment = {"CXX": "/bin/false", "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "inductor")}
-    done = bench("--ops", "max_distance", "--n", 16, "--dk", 16, "--json", tmp_path / "one.json", **environment)
-    assert done.returncode == 1
-    assert "FAILED" in done.stderr
+def test_what_failed_is_reported_and_the_rest_is_kept(tmp_path, monkeypatch):
+    def no_compiler(*_):
+        raise RuntimeError("no C++ compiler")
+
+    def no_memory(*_):
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(torch, "compile", lambda function: no_compiler)
+    arguments = ("--ops", "max_distance", "--n", 16, "--dk", 16, "--json", tmp_path / "one.json")
+    status, _, errors = bench(monkeypatch, no_memory, *arguments)
+    assert status == 1
+    assert "no C++ compiler" in errors.partition("FAILED")[2]
+    assert ("out of memory" in errors) == memory.available()
     (entry,) = json.loads((tmp_path / "one.json").read_text())["cases"]
     assert set(entry["timings"]) == TIMED - {"compiled float32"}
+    assert entry["memory_mib"] == {}
 
 
-@pytest.mark.parametrize("arguments", [("--n", "0"), ("--dk", "200"), ("--ops", "sort")])
+def test_the_command_itself():
+    done = python("-m", "bench", "--ops", "sort")
+    assert done.returncode == 2
+    assert "invalid choice: 'sort'" in done.stderr
+
+
+@pytest.mark.parametrize("arguments", [("--n", "0"), ("--dk", "200")])
 def test_bad_option_is_an_error(arguments, capsys):
     with pytest.raises(SystemExit) as caught:
         command_line.parse(list(arguments))
@@ -195,14 +216,11 @@ def test_memory_tool_sees_an_allocation():
 
 @needs_proc
 def test_memory_tool_sees_the_distance_matrix_of_the_reference():
-    done = python("-m", "bench.memory", "density", "--n", 2048, "--dk", 64, "--implementation", "eager")
-    assert done.returncode == 0, done.stderr
-    assert float(done.stdout) > 2 * 2048 * 2048 * 4 / 2**20  # the product, and at least one more of its size
+    mib = memory.measure_in_fresh_process("density", 2048, 64, torch.float32, "eager")
+    assert mib > 2 * 2048 * 2048 * 4 / 2**20  # the product, and at least one more of its size
 
 
 @needs_proc
 def test_reduce_stays_within_its_memory():
     """At n = 8192 and d = 3584 one float32 n x n matrix would be 256 MiB. (Half keys are copied to float32.)"""
-    done = python("-m", "bench.memory", "reduce", "--n", 8192, "--dk", 512, "--dtype", "bfloat16")
-    assert done.returncode == 0, done.stderr
-    assert float(done.stdout) <= 64
+    assert memory.measure_in_fresh_process("reduce", 8192, 512, torch.bfloat16) <= 64

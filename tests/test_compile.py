@@ -64,7 +64,7 @@ def test_opcheck_of_every_optional_argument():
 def test_compiles_once_for_changing_n(name):
     op = getattr(ops, name)
     torch._dynamo.reset()
-    graphs = CompileCounterWithBackend("inductor")
+    graphs = CompileCounterWithBackend("inductor")  # which alone believes the shape function
     # Doing something with the results makes the compiler work with their sizes.
     compiled = torch.compile(lambda *args: [r * 2 for r in outputs(op(*args))], fullgraph=True, backend=graphs)
     for n in (20, 33, 7, 64):
@@ -146,8 +146,9 @@ def test_errors_of_a_compiled_call():
             assign(keys, centers, float("nan"))
 
 
-@pytest.mark.parametrize("config", [PactConfig(), PactConfig(cluster=False), PactConfig(merge=False)], ids=str)
-def test_reduction_compiles_without_a_graph_break(config):
+@pytest.mark.parametrize("switches", [{}, {"cluster": False}, {"merge": False}], ids=str)
+def test_reduction_compiles_without_a_graph_break(switches):
+    config = PactConfig(**switches)
     torch._dynamo.reset()
 
     @torch.compile(fullgraph=True, dynamic=True, backend="aot_eager")

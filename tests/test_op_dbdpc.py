@@ -13,25 +13,27 @@ from hypothesis import strategies as st
 from pact_ext import ops, reference
 
 
-def check_replay(keys, dc, dn, gaussian=False):
-    centers, labels = ops.dbdpc(keys, dc, dn, gaussian=gaussian)
-    expected = replay(own_distances(keys).cpu(), ops.density(keys, dn, gaussian=gaussian).cpu(), dc)
-    assert torch.equal(centers.cpu(), expected[0])
-    assert torch.equal(labels.cpu(), expected[1])
-    return centers, labels
+def check_replay(keys, dcs, dn):
+    distance, density = own_distances(keys).cpu(), ops.density(keys, dn).cpu()
+    for dc in dcs:
+        centers, labels = ops.dbdpc(keys, dc, dn)
+        expected = replay(distance, density, dc)
+        assert torch.equal(centers.cpu(), expected[0])
+        assert torch.equal(labels.cpu(), expected[1])
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-@pytest.mark.parametrize(("dc", "dn", "gaussian"), [(0.21, 2.0, True), (0.9, 0.3, False)])
-def test_certificate(backend, shape, dtype, dc, dn, gaussian):
+def test_certificate(backend, shape, dtype):
+    """Each shape and each dtype meets both forms of the density, but not in all pairs."""
+    dc, dn, gaussian = [(0.21, 2.0, True), (0.9, 0.3, False)][(SHAPES.index(shape) + DTYPES.index(dtype)) % 2]
     keys = clustered(*shape, dtype).to(backend.device)
     check_clustering(keys, dc, dn, gaussian, *ops.dbdpc(keys, dc, dn, gaussian=gaussian))
 
 
-@pytest.mark.large
-def test_certificate_at_llava_onevision_size(backend):
-    keys = clustered(4506, 512, torch.bfloat16, noise=0.4).view(4506, 4, 128).to(backend.device)
+def test_certificate_at_llava_onevision_size():
+    """On the best instruction set alone: the certificate costs more than the operator."""
+    keys = clustered(4506, 512, torch.bfloat16, noise=0.4).view(4506, 4, 128)
     centers, labels = ops.dbdpc(keys, 0.21, 2.0, gaussian=True)
     assert 500 < centers.shape[0] < 4000
     check_clustering(keys, 0.21, 2.0, True, centers, labels)
@@ -48,10 +50,9 @@ def test_equals_the_reference_where_the_answer_is_beyond_doubt(backend, n, dc):
 
 
 @pytest.mark.parametrize("name", adversarial())
-@pytest.mark.parametrize("dc", [0.0, 0.3, 1.0, 2.0])
-def test_adversarial_replay(backend, name, dc):
+def test_adversarial_replay(backend, name):
     """Ties in density and distance, distances of exactly dc: nothing is left to rounding."""
-    check_replay(adversarial()[name].to(backend.device), dc, 0.7)
+    check_replay(adversarial()[name].to(backend.device), (0.0, 0.3, 1.0, 2.0), 0.7)
 
 
 @given(
@@ -66,14 +67,14 @@ def test_adversarial_replay(backend, name, dc):
 def test_replay_on_any_shape(n, dk, dc, dtype, coarse, seed):
     torch.manual_seed(seed)
     keys = torch.randint(-2, 3, (n, dk)).to(dtype) if coarse else clustered(n, dk, dtype)
-    check_replay(keys, dc, 1.0)
+    check_replay(keys, (dc,), 1.0)
 
 
-@pytest.mark.parametrize("spread", [0.05, 0.5, 1.0])
+@pytest.mark.parametrize("spread", [0.05, 1.0])
 def test_sparse_and_dense_labelling_agree(backend, spread):
     """Few and many candidate centres per token take different routes, with the same distances."""
     keys = torch.cat([clustered(250, 20, noise=spread, groups=8), torch.zeros(5, 20)]).to(backend.device)
-    for dc in (0.02, 0.2, 0.6, 0.95, 1.2):
+    for dc in (0.02, 0.2, 0.6, 1.2):
         centers, labels = ops.dbdpc(keys, dc, 0.5)
         assert torch.equal(labels[centers], torch.arange(centers.shape[0], device=backend.device))
         assert torch.equal(labels, ops.assign(keys, centers, math.inf)[0])
@@ -84,12 +85,13 @@ def test_sparse_and_dense_labelling_agree(backend, spread):
 
 @pytest.mark.parametrize("dc", [0.1, 0.5, 0.9])
 def test_distance_bounds(backend, dc):
-    keys = clustered(500, 32, noise=0.7).to(backend.device)
+    n = 300
+    keys = clustered(n, 32, noise=0.7).to(backend.device)
     centers, labels = ops.dbdpc(keys, dc, 0.5)
     distance = reference.pairwise_distance(keys.cpu().double())
     centers, labels = centers.cpu(), labels.cpu()
     assert (distance[centers][:, centers].fill_diagonal_(9) > dc - 2e-6).all()
-    assert (distance[torch.arange(500), centers[labels]] <= dc + 2e-6).all()
+    assert (distance[torch.arange(n), centers[labels]] <= dc + 2e-6).all()
     same_cluster = labels[:, None] == labels[None, :]
     assert distance[same_cluster].max() <= 2 * dc * (2 - dc) + 1e-5
 
@@ -148,7 +150,8 @@ def test_antipodal_pairs(backend):
 
 
 def test_same_bits_every_run_and_thread_count(backend, threads):
-    keys = clustered(900, 48, noise=0.8).to(backend.device)
+    # Five rows of tiles for the threads to share; elsewhere two.
+    keys = clustered(900 if backend.sees_data else 140, 48, noise=0.8).to(backend.device)
     expected = ops.dbdpc(keys, 0.5, 0.5)
     for count in backend.thread_counts:
         threads(count)

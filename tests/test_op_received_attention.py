@@ -16,6 +16,7 @@ LARGEST = torch.finfo(torch.float32).max
 # tile of 128, begin the next, and heads that are whole vectors or not.
 SHAPES = [(1, 1, 1, 1, 1), (1, 40, 3, 7, 5), (2, 35, 2, 8, 8), (9, 257, 1, 2, 40), (129, 130, 1, 1, 16)]
 SHAPES += [(2, 3, 1, 1, 1032)]  # half types are summed in parts as well
+SHAPES += [(1, 530, 2, 17, 24)]  # one row: more heads to a key head than a task takes, chunks shared by threads
 LARGE = [(40, 600, 2, 7, 128), (300, 300, 4, 1, 33), (5, 255, 1, 3, 600)]
 
 
@@ -162,14 +163,17 @@ def test_two_dimensional_keys_and_queries(backend):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize(("q", "n"), [(1, 600), (70, 70), pytest.param(300, 600, marks=pytest.mark.large)])
-def test_same_bits_every_thread_count_and_stride(backend, threads, q, n, dtype):
-    queries, keys = inputs(q, n, 2, 2, 16, dtype, backend.device)
+@pytest.mark.parametrize(
+    ("q", "n", "group"), [(1, 600, 2), (1, 600, 7), (70, 70, 2), pytest.param(300, 600, 2, marks=pytest.mark.large)]
+)
+def test_same_bits_every_thread_count_and_stride(backend, threads, q, n, group, dtype):
+    queries, keys = inputs(q, n, 2, group, 16, dtype, backend.device)
     expected = ops.received_attention(queries, keys)
-    for count in backend.thread_counts:
+    runs = [(count, (queries, keys)) for count in backend.thread_counts]
+    strided = zip(awkward_strides(queries), awkward_strides(keys), strict=True)
+    for count, views in [*runs, *((2, views) for views in strided)]:
         threads(count)
-        for views in zip(awkward_strides(queries), awkward_strides(keys), strict=True):
-            assert torch.equal(ops.received_attention(*views), expected)
+        assert torch.equal(ops.received_attention(*views), expected)
     rows = torch.arange(q, device=backend.device).repeat_interleave(2)[::2]
     assert torch.equal(ops.received_attention(queries, keys, rows=rows), expected)
 
@@ -178,9 +182,9 @@ def test_avx2_and_avx512_agree_bit_for_bit():
     info = _library.cpu_info()
     if not {"avx2", "avx512"} <= set(info["isa_usable"]):
         pytest.skip("this processor lacks AVX-512 or AVX2")
-    for q in (1, 90):
+    for q, group in ((1, 3), (1, 7), (90, 3)):
         results = []
-        queries, keys = inputs(q, 500, 2, 3, 300)
+        queries, keys = inputs(q, 500, 2, group, 300)
         for isa in ("avx2", "avx512"):
             _library.use_cpu_isa(isa)
             results.append(ops.received_attention(queries, keys))
@@ -191,7 +195,10 @@ def test_avx2_and_avx512_agree_bit_for_bit():
 @only_in_data
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
-@pytest.mark.parametrize("where", ["seen by the last row alone", "last of its head", "seen by none", "not chosen"])
+@pytest.mark.parametrize(
+    "where",
+    ["seen by the last row alone", "last of its head", "seen by none", "one row of many heads", "not chosen"],
+)
 def test_nan_and_inf_raise(backend, where, bad, dtype):
     queries, keys = inputs(40, 300, 2, 2, 5, dtype)
     how, name = {}, "keys"
@@ -202,6 +209,8 @@ def test_nan_and_inf_raise(backend, where, bad, dtype):
         queries[7, 3, 4], name = bad, "queries"
     elif where == "seen by none":
         keys[299, 1, 4], how = bad, {"first": 100}
+    elif where == "one row of many heads":
+        queries, keys[0, 1, 4] = queries[39:].repeat(1, 3, 1), bad
     else:
         queries[7, 3, 4], name, how = bad, "queries", {"rows": torch.tensor([6, 8])}
     with pytest.raises(RuntimeError, match=f"pact::received_attention: {name} must be finite, got NaN or Inf"):

@@ -16,7 +16,7 @@ CONFIG = {"prune_ratio": 0.45, "dc": 0.21, "dn": 2.0, "alpha": 1.5, "gaussian": 
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("n", [1, 2, 3, 50, 193, 777])
+@pytest.mark.parametrize("n", [1, 2, 3, 50, 193, 400])
 @pytest.mark.parametrize("prune_ratio", [0.0, 0.45, 1.0])
 def test_equals_its_parts_bit_for_bit(backend, dtype, n, prune_ratio):
     tensors = inputs(n, dtype=dtype, device=backend.device)
@@ -26,7 +26,7 @@ def test_equals_its_parts_bit_for_bit(backend, dtype, n, prune_ratio):
         assert torch.equal(ours, expected)
 
 
-@pytest.mark.parametrize("n", [1, 200, 600])
+@pytest.mark.parametrize("n", [1, 200, 390])
 @pytest.mark.parametrize("prune_ratio", [0.0, 0.3, 0.6])
 def test_equals_the_reference_where_the_answer_is_beyond_doubt(backend, n, prune_ratio):
     hidden, keys, queries, _ = inputs(n)
@@ -39,11 +39,10 @@ def test_equals_the_reference_where_the_answer_is_beyond_doubt(backend, n, prune
         assert torch.equal(ours.cpu(), other)
 
 
-@pytest.mark.large
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_llava_onevision_shapes(backend, dtype):
+def test_llava_onevision_shapes():
+    """On the best instruction set alone: the certificate costs more than the operator."""
     n = 2880
-    tensors = inputs(n, 3584, 4, 28, 128, dtype, backend.device)
+    tensors = inputs(n, 3584, 4, 28, 128, torch.bfloat16)
     hidden, _, _, cluster_keys = tensors
     merged, sizes, centers, labels = ops.reduce(*tensors, **CONFIG)
     kept, dropped = reference.split(ops.euti_scores(*tensors[:3]), 0.45)
@@ -103,13 +102,14 @@ def test_scale_reaches_the_scores(backend):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_same_bits_every_thread_count_and_stride(backend, threads, dtype):
-    tensors = inputs(400, dtype=dtype, device=backend.device)
+    # Three rows of tiles for the threads to share; elsewhere two.
+    tensors = inputs(400 if backend.sees_data else 200, dtype=dtype, device=backend.device)
     expected = ops.reduce(*tensors, **CONFIG)
-    for count in backend.thread_counts:
+    runs = [(count, tensors) for count in backend.thread_counts]
+    for count, views in [*runs, *((2, views) for views in zip(*map(awkward_strides, tensors), strict=True))]:
         threads(count)
-        for views in zip(*map(awkward_strides, tensors), strict=True):
-            for ours, other in zip(ops.reduce(*views, **CONFIG), expected, strict=True):
-                assert torch.equal(ours, other)
+        for ours, other in zip(ops.reduce(*views, **CONFIG), expected, strict=True):
+            assert torch.equal(ours, other)
 
 
 H, K, Q, U = inputs(8)

@@ -56,8 +56,15 @@ def check(tensors, count, config, scores):
 
 
 # n: one token; a tile of 128 kept tokens and one more; an odd size over two tiles of 192.
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize(("n", "prune_ratio"), [(1, 0.0), (129, 0.0), (232, 0.45), (257, 1.0)])
+@pytest.mark.parametrize(
+    ("n", "prune_ratio", "dtype"),
+    [
+        (1, 0.0, torch.float32),
+        (129, 0.0, torch.float16),
+        *((232, 0.45, dtype) for dtype in DTYPES),
+        (257, 1.0, torch.bfloat16),
+    ],
+)
 def test_invariants(backend, n, prune_ratio, dtype):
     tensors = inputs(n, dtype=dtype, device=backend.device)
     scores = torch.randperm(n).float().to(backend.device)
@@ -155,10 +162,10 @@ def test_same_bits_every_thread_count_and_stride(backend, threads, dtype):
     tensors = inputs(200, dtype=dtype, device=backend.device)
     for count in (15, 70):  # fewer and more than are found
         expected = ops.reduce_to(*tensors, count, **CONFIG)
-        for threads_now in backend.thread_counts:
-            threads(threads_now)
-            for views in zip(*map(awkward_strides, tensors), strict=True):
-                assert equal(ops.reduce_to(*views, count, **CONFIG), expected)
+        runs = [(number, tensors) for number in backend.thread_counts]
+        for number, views in [*runs, *((2, views) for views in zip(*map(awkward_strides, tensors), strict=True))]:
+            threads(number)
+            assert equal(ops.reduce_to(*views, count, **CONFIG), expected)
 
 
 @pytest.mark.only_in_data

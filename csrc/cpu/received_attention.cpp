@@ -1,6 +1,7 @@
 // Received attention. A task takes up to kPairs pairs of a query row and a head that share a key head over all the keys
 // that they see: logits, exponentials, then weights onto the sums of the keys. These are in fixed point, exact, so that
-// neither the order of the tasks nor who ran them can be seen. One row is a pass over the keys instead.
+// neither the order of the tasks nor who ran them can be seen. For one row a task is a range of keys instead, so that
+// they are read once, by all threads.
 #include "../boxed.h"
 #include "packed_keys.h"
 
@@ -101,6 +102,11 @@ class PairTask {
   alignas(64) int32_t visible_[kPairs];
 };
 
+void round_sums(const Attention& a, const Vector<int64_t>& sums, float* received) {
+  for (int64_t j = 0; j < a.keys.n; ++j)
+    received[j] = float(double(sums[j]) * a.unit / double(a.count * a.heads.queries));
+}
+
 // Whole tasks, each worker with sums of its own. False when an element is NaN or Inf.
 bool run_tasks(const Attention& a, float* received) {
   const int64_t n = a.keys.n, workers = worker_count(a.tasks());
@@ -121,15 +127,39 @@ bool run_tasks(const Attention& a, float* received) {
     for (int64_t c = 0; c < task.chunks(); ++c) task.add_columns(c, sums.data() + worker * n);
   });
   if (!finite) return false;
-  for (int64_t j = 0; j < n; ++j) {
-    int64_t sum = 0;
-    for (int64_t w = 0; w < workers; ++w) sum += sums[w * n + j];
-    received[j] = float(double(sum) * a.unit / double(a.count * a.heads.queries));
-  }
+  for (int64_t j = 0; j < n; ++j)
+    for (int64_t w = 1; w < workers; ++w) sums[j] += sums[w * n + j];
+  round_sums(a, sums, received);
   return true;
 }
 
-// One query: memory for its logits is less than a key has, and every key is read once. False as above.
+// One query whose heads share key heads: the pairs of all key heads at once, a chunk of keys per task. False as above.
+bool run_shared_row(const Attention& a, float* received) {
+  Vector<int64_t> sums(a.keys.n, 0);
+  std::vector<PairTask> of_heads;
+  of_heads.reserve(a.tasks());
+  for (int64_t t = 0; t < a.tasks(); ++t) of_heads.emplace_back(a).load(t);
+  const int64_t chunks = of_heads[0].chunks();
+  std::atomic<bool> finite{true};
+  for_each_task(chunks, [&](int64_t c, int64_t) {
+    for (PairTask& task : of_heads)
+      if (!task.logits(c)) finite = false;
+  });
+  if (!finite) return false;
+  for (PairTask& task : of_heads) task.find_largest();
+  for_each_task(chunks, [&](int64_t c, int64_t) {
+    for (PairTask& task : of_heads) task.exponentials(c);
+  });
+  for (PairTask& task : of_heads) task.find_factors();
+  for_each_task(chunks, [&](int64_t c, int64_t) {
+    for (const PairTask& task : of_heads) task.add_columns(c, sums.data());
+  });
+  round_sums(a, sums, received);
+  return true;
+}
+
+// One query, few of its heads to a key head: dot products along the heads. Memory for its logits is less than a key
+// has, and every key is read once. False as above.
 bool run_row(const Attention& a, float* received) {
   constexpr int64_t kKeys = 64;  // of a task
   const int64_t seen = a.visible(a.row(0)), stride = ceil_div(seen, kPairs) * kPairs;
@@ -188,7 +218,9 @@ static Tensor received_attention_cpu(const Tensor& queries, const Tensor& keys, 
 
   Tensor out = empty_cpu({k.n}, ScalarType::Float);
   float* received = out.mutable_data_ptr<float>();
-  if (!(count == 1 ? run_row(a, received) : run_tasks(a, received))) {
+  constexpr int64_t kShared = 5;  // heads to a key head from which on they fill enough of a vector
+  const auto run = count > 1 ? run_tasks : (heads.group < kShared ? run_row : run_shared_row);
+  if (!run(a, received)) {
     q.check_finite();
     k.fail_finite();
   }

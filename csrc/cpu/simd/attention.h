@@ -22,11 +22,14 @@ struct LogitTile {
   alignas(64) float at[kKeys][kVectors * kLanes];
 };
 
+// Elements as float32: where they are, or loaded into `to`.
+inline const float* as_floats(const float* from, int64_t, float*) { return from; }
 template <typename T>
-inline void load_block(const T* from, int64_t count, float* to) {
+inline const float* as_floats(const T* from, int64_t count, float* to) {
   int64_t k = 0;
   for (; k + kLanes <= count; k += kLanes) store(to + k, load_lanes(from + k));
   for (; k < count; ++k) to[k] = to_float(from[k]);
+  return to;
 }
 
 // Dot products of keys [j, j + count) with the queries. The cells of keys beyond are those of the last one.
@@ -34,13 +37,16 @@ template <typename T, int kVectors>
 inline void dot_products(const HeadKeys& keys, const QueryPairs& pairs, int64_t j, int count,
                          LogitTile<kVectors>& tile) {
   constexpr int kKeys = LogitTile<kVectors>::kKeys, kWidth = kVectors * kLanes;
-  alignas(64) float key[kKeys][kKeyStride];
+  alignas(64) float loaded[kKeys][kKeyStride];
+  const float* key[kKeys];
   const int64_t size = keys.rows.width;
   tile = {};
   for (int64_t k0 = 0; k0 < size; k0 += kSumBlock) {
     const int64_t terms = size - k0 < kSumBlock ? size - k0 : kSumBlock;
-    for (int r = 0; r < kKeys; ++r)
-      load_block(row_of<T>(keys.rows, (j + (r < count ? r : count - 1)) * keys.heads + keys.head) + k0, terms, key[r]);
+    for (int r = 0; r < kKeys; ++r) {
+      const T* row = row_of<T>(keys.rows, (j + (r < count ? r : count - 1)) * keys.heads + keys.head);
+      key[r] = as_floats(row + k0, terms, loaded[r]);
+    }
     const float* queries = pairs.queries + k0 * kWidth;
     vfloat acc[kKeys][kVectors] = {};
     for (int64_t k = 0; k < terms; ++k, queries += kWidth) {
