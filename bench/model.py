@@ -40,6 +40,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         "--quick", action="store_true", help=f"{QUICK.visual} visual tokens, {QUICK.layers} layers, few rounds"
     )
     parser.add_argument("--methods", action="store_true", help=f"every method, at {KEEP:.0%} of the visual tokens")
+    parser.add_argument("--rounds", type=int, metavar="N", help=f"turns (default: {ROUNDS}, quick: {QUICK_ROUNDS})")
     parser.add_argument("--json", type=Path, metavar="PATH", help="the record (default: in .bench)")
     options = parser.parse_args(argv)
     name = ("methods" if options.methods else "model") + ("-quick" if options.quick else "")

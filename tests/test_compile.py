@@ -64,7 +64,7 @@ def test_opcheck_of_every_optional_argument():
 def test_compiles_once_for_changing_n(name):
     op = getattr(ops, name)
     torch._dynamo.reset()
-    graphs = CompileCounterWithBackend("inductor")  # which alone believes the shape function
+    graphs = CompileCounterWithBackend("inductor")
     # Doing something with the results makes the compiler work with their sizes.
     compiled = torch.compile(lambda *args: [r * 2 for r in outputs(op(*args))], fullgraph=True, backend=graphs)
     for n in (20, 33, 7, 64):
