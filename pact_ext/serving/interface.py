@@ -70,10 +70,10 @@ class ReducedModel:
 
     square: ClassVar[bool] = False
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, *, vllm_config: Any, prefix: str = "") -> None:  # the engine looks for these names
         rows = rows_of(self.square)
-        super().__init__(*args, **kwargs)
-        self.rows = rows  # after the module has become one
+        super().__init__(vllm_config=vllm_config, prefix=prefix)
+        self.rows = rows  # which no module takes before it has become one
 
     def embed_multimodal(self, **kwargs: Any) -> tuple[Tensor, ...]:
         """One tensor ``[count, d]`` for each picture and video."""

@@ -1,0 +1,10 @@
+"""These run in an environment that has vLLM (`make vllm`), and in no other."""
+
+import importlib.util
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # the tiny checkpoints of tests/models
+
+if importlib.util.find_spec("vllm") is None:
+    collect_ignore_glob = ["test_*.py"]
