@@ -2,8 +2,8 @@
 
     python engine.py FOLDER REQUESTS ANSWERS
 
-REQUESTS is a pickle of a list of rounds, each a list of ``{"prompt": str, "images": [...], "videos": [...]}``; ANSWERS is
-JSON, of each request ``[ids of the prompt with its placeholders, ids of the answer]``.
+REQUESTS is a pickle of a list of rounds, each a list of ``{"prompt": str, "images": [...], "videos": [...]}``;
+ANSWERS is JSON, of each request ``[ids of the prompt with its placeholders, ids of the answer]``.
 """
 
 from __future__ import annotations
