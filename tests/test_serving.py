@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import sys
 import types
+from pathlib import Path
 
 import pytest
 import torch
@@ -268,3 +269,8 @@ def test_a_budget_that_cannot_be_served_is_refused_before_anything_is_registered
 def test_a_refused_model_is_named():
     with pytest.raises(ValueError, match="Qwen2VLForConditionalGeneration is not served .* Llava.* Unset"):
         refused.Qwen2VLForConditionalGeneration  # noqa: B018
+
+
+def test_the_entry_point_is_declared():
+    declared = '[project.entry-points."vllm.general_plugins"]\npact_ext = "pact_ext.serving.plugin:register"\n'
+    assert declared in (Path(__file__).parents[1] / "pyproject.toml").read_text()
