@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -109,3 +110,28 @@ def test_a_budget_answers_as_hugging_face_on_the_same_rows(family, checkpoints, 
             wanted, embeddings = reference.prompt(request)
             assert ids == wanted, request["prompt"]
             assert answer == reference.answer(embeddings, TOKENS), request["prompt"]
+
+
+def test_keeping_everything_answers_as_vllm_without_the_plugin(checkpoints, tmp_path):
+    _, folder = checkpoints("llava")
+    rounds = requests("llava")[:1]
+    plain = answers(folder, rounds, tmp_path, None)
+    assert answers(folder, rounds, tmp_path, {"method": "divprune", "keep": 1.0}) == plain
+
+
+@pytest.mark.parametrize(
+    ("architecture", "budget", "message"),
+    [
+        ("MantisForConditionalGeneration", CASES["llava"], "MantisForConditionalGeneration is not served with fewer"),
+        ("LlavaForConditionalGeneration", {"method": "fastv"}, "PACT_VLLM: vLLM cannot serve fastv: it acts inside"),
+    ],
+    ids=["model", "method"],
+)
+def test_what_cannot_be_served_stops_the_engine_at_start(architecture, budget, message, checkpoints, tmp_path):
+    _, folder = checkpoints("llava")
+    folder = shutil.copytree(folder, tmp_path / "other")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"architectures": [architecture]}))
+    done = served(folder, requests("llava"), tmp_path, budget)
+    assert done.returncode != 0
+    assert message in done.stdout + done.stderr
