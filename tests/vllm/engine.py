@@ -9,7 +9,6 @@ ANSWERS is JSON, of each request ``[ids of the prompt with its placeholders, ids
 from __future__ import annotations
 
 import json
-import os
 import pickle
 import sys
 from pathlib import Path
@@ -24,7 +23,7 @@ def main(folder: str, requests: str, answers: str) -> None:
         folder,
         dtype="float32",
         max_model_len=1024,
-        max_num_batched_tokens=int(os.environ.get("BATCHED", "64")),  # less than a prompt: prefill comes in chunks
+        max_num_batched_tokens=96,  # less than the requests' prompts together: prefill comes in chunks
         max_num_seqs=8,
         enforce_eager=True,
         enable_chunked_prefill=True,
