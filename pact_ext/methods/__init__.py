@@ -138,7 +138,7 @@ def facts() -> list[Fact]:
     rows = []
     for name, cls in METHODS.items():
         method = cls()
-        sites, known = method.sites(LAYERS), method.count(576) is not None
+        sites, count = method.sites(LAYERS), method.count_on([(24, 24)])
         where = (
             "every decoding step"
             if method.decodes
@@ -150,8 +150,8 @@ def facts() -> list[Fact]:
             if sites[1:]
             else f"layer {sites[0]}"
         )
-        budget_kind = "known" if known else "by the data"
-        served = known and sites == (0,) and not method.needs & {"encoder", "received", "text"}
+        budget_kind = "by the data" if count is None else "known"
+        served = bool(count) and sites == (0,) and not method.decodes and method.needs <= {"row", "grids"}
         needs = ", ".join(sorted(method.needs - {"row", "layers"})) or "-"
         rows.append(Fact(name, where, needs, budget_kind, served, cls.source))
     return rows

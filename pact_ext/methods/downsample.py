@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -46,25 +47,32 @@ class Downsample(Method):
     def sites(self, layers: int) -> tuple[int, ...]:
         return (self.layer,)
 
+    def count_on(self, grids: Sequence[tuple[int, int]]) -> int:
+        n = sum(math.prod(grid) for grid in grids)
+        return sum(math.prod(self._cut(*grid, n)) for grid in grids)
+
+    def _cut(self, rows: int, columns: int, n: int) -> tuple[int, int]:
+        """Rows and columns of cells of one picture, when all pictures have n tokens."""
+        wanted = budget(n, self.keep) * rows * columns / n
+        scale = math.sqrt(min(1.0, wanted / (rows * columns)))
+        sides = [{max(1, math.floor(side * scale)), min(side, math.ceil(side * scale))} for side in (rows, columns)]
+        return min(itertools.product(*sides), key=lambda shape: (abs(shape[0] * shape[1] - wanted), shape))
+
     def select(self, view: View) -> Selection:
         n, count = len(view), 0
         labels, middles = torch.empty(n, dtype=torch.int64), []
         for grid in view.grids:
-            places, cells, middle = _cells(grid, budget(n, self.keep) * len(grid.places) / n)
+            places, cells, middle = _cells(grid, *self._cut(grid.rows, grid.columns, n))
             labels[places] = cells + count
             middles.append(places[middle])
             count += len(middle)
-        kept, labels = numbered(torch.cat(middles).to(view.hidden.device), labels.to(view.hidden.device))
+        device = view.hidden.device
+        kept, labels = numbered(*(x.to(device, non_blocking=True) for x in (torch.cat(middles), labels)))
         return merged(view, kept, labels) if self.pool else Selection(kept)
 
 
-def _cells(grid: Grid, wanted: float) -> tuple[Tensor, Tensor, Tensor]:
-    """A grid's tokens, the cell of each, and which of them is the middle of each cell."""
-    scale = math.sqrt(min(1.0, wanted / (grid.rows * grid.columns)))
-    sides = [
-        {max(1, math.floor(side * scale)), min(side, math.ceil(side * scale))} for side in (grid.rows, grid.columns)
-    ]
-    rows, columns = min(itertools.product(*sides), key=lambda shape: (abs(shape[0] * shape[1] - wanted), shape))
+def _cells(grid: Grid, rows: int, columns: int) -> tuple[Tensor, Tensor, Tensor]:
+    """A grid's tokens, the cell of each of so many rows and columns of cells, and which token is the middle of each."""
     row_cells = torch.arange(grid.rows) * rows // grid.rows
     column_cells = torch.arange(grid.columns) * columns // grid.columns
     places = grid.places.cpu().view(grid.rows, grid.columns)

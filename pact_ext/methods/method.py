@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
@@ -79,6 +80,10 @@ class Method:
         n is the number of tokens before the first site.
         """
         return None
+
+    def count_on(self, grids: Sequence[tuple[int, int]]) -> int | None:
+        """How many tokens stay at the first site of pictures with these grids (rows, columns); None: as in `count`."""
+        return self.count(sum(rows * columns for rows, columns in grids))
 
     def select(self, view: View) -> Selection:
         """Which tokens stay at the view's site."""

@@ -42,4 +42,4 @@ class Random(Method):
     def select(self, view: View) -> Selection:
         generator = torch.Generator().manual_seed(1_000_003 * self.seed + view.row)
         drawn = torch.randperm(len(view), generator=generator, device="cpu")[: self.count(len(view))]
-        return Selection(drawn.sort().values.to(view.hidden.device))
+        return Selection(drawn.sort().values.to(view.hidden.device, non_blocking=True))

@@ -33,21 +33,23 @@ TEMPLATE = (
 )
 
 
-def llava(folder: Path, *, dtype: torch.dtype = torch.float32) -> Path:
+def llava(folder: Path, *, dtype: torch.dtype = torch.float32, heads: int = 4) -> Path:
     """LLaVA-1.5: a picture is its centre square, 8 x 8 = 64 tokens."""
-    config = transformers.LlavaConfig(**_towers(), image_seq_length=(SIDE // PATCH) ** 2, **_ids())
+    config = transformers.LlavaConfig(**towers(heads), image_seq_length=(SIDE // PATCH) ** 2, **_ids())
     pictures = CLIPImageProcessor(size={"shortest_edge": SIDE}, crop_size=_square())
-    return _save(folder, config, transformers.LlavaForConditionalGeneration, "LlavaProcessor", pictures, dtype)
+    return _save_family(folder, config, transformers.LlavaForConditionalGeneration, "LlavaProcessor", pictures, dtype)
 
 
-def llava_next(folder: Path, *, dtype: torch.dtype = torch.float32) -> Path:
+def llava_next(folder: Path, *, dtype: torch.dtype = torch.float32, heads: int = 4) -> Path:
     """LLaVA-NeXT: the whole picture in 8 x 8 tokens, then tiles of as many with a newline after each row."""
     pinpoints = [[SIDE, 2 * SIDE], [2 * SIDE, SIDE], [2 * SIDE, 2 * SIDE]]
-    config = transformers.LlavaNextConfig(**_towers(), image_grid_pinpoints=pinpoints, **_ids())
+    config = transformers.LlavaNextConfig(**towers(heads), image_grid_pinpoints=pinpoints, **_ids())
     pictures = LlavaNextImageProcessor(
         size={"shortest_edge": SIDE}, crop_size=_square(), image_grid_pinpoints=pinpoints
     )
-    return _save(folder, config, transformers.LlavaNextForConditionalGeneration, "LlavaNextProcessor", pictures, dtype)
+    return _save_family(
+        folder, config, transformers.LlavaNextForConditionalGeneration, "LlavaNextProcessor", pictures, dtype
+    )
 
 
 CHECKPOINTS = {"llava": llava, "llava_next": llava_next}
@@ -62,7 +64,7 @@ def _ids() -> dict:
     return {"image_token_index": 256 + SPECIAL.index("<image>"), "tie_word_embeddings": False}
 
 
-def _towers() -> dict:
+def towers(heads: int) -> dict:
     vision = transformers.CLIPVisionConfig(
         hidden_size=32,
         intermediate_size=48,
@@ -76,8 +78,8 @@ def _towers() -> dict:
         hidden_size=64,
         intermediate_size=96,
         num_hidden_layers=LAYERS,
-        num_attention_heads=4,
-        num_key_value_heads=4,
+        num_attention_heads=heads,
+        num_key_value_heads=heads,
         max_position_embeddings=2048,
         bos_token_id=256 + SPECIAL.index("<s>"),
         eos_token_id=256 + SPECIAL.index("</s>"),
@@ -86,19 +88,19 @@ def _towers() -> dict:
     return {"vision_config": vision, "text_config": text}
 
 
-def _tokenizer() -> PreTrainedTokenizerFast:
+def tokenizer() -> PreTrainedTokenizerFast:
     """A token for every byte, so that any prompt comes out as it went in, and the special ones from 256 on."""
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
-    tokenizer = Tokenizer(models.BPE({letter: i for i, letter in enumerate(letters)}, merges=[]))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.add_special_tokens([AddedToken(token, normalized=False, special=True) for token in SPECIAL])
-    bos = tokenizer.token_to_id("<s>")
-    tokenizer.post_processor = processors.TemplateProcessing(
+    known = Tokenizer(models.BPE({letter: i for i, letter in enumerate(letters)}, merges=[]))
+    known.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    known.decoder = decoders.ByteLevel()
+    known.add_special_tokens([AddedToken(token, normalized=False, special=True) for token in SPECIAL])
+    bos = known.token_to_id("<s>")
+    known.post_processor = processors.TemplateProcessing(
         single="<s> $A", pair="<s> $A $B", special_tokens=[("<s>", bos)]
     )
     return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
+        tokenizer_object=known,
         unk_token="<unk>",
         bos_token="<s>",
         eos_token="</s>",
@@ -127,19 +129,23 @@ def _randomise(model: torch.nn.Module) -> None:
 
 
 @torch.no_grad()
-def _save(folder: Path, config, model_class: type, processor_class: str, pictures, dtype: torch.dtype) -> Path:
-    model = model_class(config).eval()
+def save(folder: Path, model: torch.nn.Module, processor, dtype: torch.dtype) -> Path:
+    """A model, its weights drawn anew, and its processor."""
     _randomise(model)
     model.lm_head.weight[256:] = 0  # a special token is never the likeliest: generation goes on until it is stopped
     model.to(dtype).save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return Path(folder)
+
+
+def _save_family(folder: Path, config, model_class: type, processor_class: str, pictures, dtype: torch.dtype) -> Path:
     processor = getattr(transformers, processor_class)(
         image_processor=pictures,
-        tokenizer=_tokenizer(),
+        tokenizer=tokenizer(),
         patch_size=PATCH,
         vision_feature_select_strategy=config.vision_feature_select_strategy,
         num_additional_image_tokens=1,  # the vision tower's class token
         image_token="<image>",
         chat_template=TEMPLATE,
     )
-    processor.save_pretrained(folder)
-    return Path(folder)
+    return save(folder, model_class(config).eval(), processor, dtype)

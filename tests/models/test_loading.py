@@ -151,7 +151,7 @@ def test_a_processor_that_needs_torchvision_says_so(tmp_path):
     if transformers.utils.is_torchvision_available():
         pytest.skip("torchvision is here")
     tiny.build("qwen2_vl").config.save_pretrained(tmp_path)
-    checkpoints._tokenizer().save_pretrained(tmp_path)
+    checkpoints.tokenizer().save_pretrained(tmp_path)
     kind = {"image_processor_type": "Qwen2VLImageProcessor", "processor_class": "Qwen2VLProcessor"}
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(kind))
     with pytest.raises(ImportError, match=f"the processor of {tmp_path} needs torchvision: pip install torchvision"):
