@@ -122,7 +122,7 @@ def test_keeping_everything_answers_as_vllm_without_the_plugin(checkpoints, tmp_
 @pytest.mark.parametrize(
     ("architecture", "budget", "message"),
     [
-        ("MantisForConditionalGeneration", CASES["llava"], "MantisForConditionalGeneration is not served with fewer"),
+        ("Qwen2VLForConditionalGeneration", CASES["llava"], "Qwen2VLForConditionalGeneration is not served with fewer"),
         ("LlavaForConditionalGeneration", {"method": "fastv"}, "PACT_VLLM: vLLM cannot serve fastv: it acts inside"),
     ],
     ids=["model", "method"],
