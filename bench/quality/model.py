@@ -6,6 +6,7 @@ import torch
 import transformers
 from torch import Tensor
 
+from .decoder import look_alike
 from .scenes import GRID, PATCH, SIDE
 from .words import ID, WORDS
 
@@ -44,6 +45,7 @@ def build(seed: int = 0) -> transformers.LlavaForConditionalGeneration:
     torch.manual_seed(seed)
     model = transformers.LlavaForConditionalGeneration._from_config(config, attn_implementation="sdpa")
     torch.nn.init.normal_(model.get_input_embeddings().weight, std=WORD_SPREAD)
+    look_alike(model, seed)
     return model
 
 

@@ -54,9 +54,9 @@ class Stage:
 
 
 STAGES = {
-    "words": Stage(steps=6000, batch=16, rate=1e-3, first_seed=0, few=600),
+    "words": Stage(steps=3000, batch=16, rate=1e-3, first_seed=0, few=600),
     "eyes": Stage(steps=8000, batch=16, rate=1e-3, first_seed=200_000_000),
-    "both": Stage(steps=6000, batch=16, rate=4e-4, first_seed=400_000_000),
+    "both": Stage(steps=2500, batch=16, rate=4e-4, first_seed=400_000_000),
 }
 PATCHES = 40  # told in a step of `words`
 
