@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import sys
 from collections.abc import Callable, Mapping
 from types import FrameType
 
 from torch import nn
-from transformers import GenerationMixin
-
-_GENERATE = inspect.unwrap(GenerationMixin.generate).__code__
 
 
 def copies_of_rows(rows: int) -> int:
     """How many rows next to each other `generate` has made of each that it was given, for beams or several answers."""
-    names = _nearest(lambda frame: frame.f_code is _GENERATE)
+    names = _nearest(_is_generate)
     config = names.get("generation_config")
     if config is None:
         return 1
@@ -25,7 +23,7 @@ def copies_of_rows(rows: int) -> int:
 
 def given_to_generate() -> dict:
     """The inputs that `generate` was called with, whatever it has made of them since; {} outside of it."""
-    return dict(_nearest(lambda frame: frame.f_code is _GENERATE).get("kwargs", {}))
+    return dict(_nearest(_is_generate).get("kwargs", {}))
 
 
 def call_around(core: nn.Module) -> Mapping:
@@ -38,6 +36,17 @@ def call_around(core: nn.Module) -> Mapping:
         return isinstance(owner, nn.Module) and any(child is core for child in owner.children())
 
     return _nearest(is_around)
+
+
+@functools.cache
+def _code_of_generate():
+    from transformers import GenerationMixin  # which must not be needed to know a picture's grid
+
+    return inspect.unwrap(GenerationMixin.generate).__code__
+
+
+def _is_generate(frame: FrameType) -> bool:
+    return frame.f_code is _code_of_generate()
 
 
 def _nearest(wanted: Callable[[FrameType], bool]) -> Mapping:
