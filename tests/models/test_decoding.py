@@ -212,7 +212,8 @@ def test_a_cache_that_is_reordered_goes_on_with_its_rows():
 def test_generation_of_other_kinds():
     """Beams evict each for itself; assisted decoding goes on from what is left; without a cache there is nothing to
     evict."""
-    model, method = build("llava"), Fewer()
+    # Of its own: up to transformers 4, a refused static cache stays with the model, half made, for its next call.
+    model, method = tiny.build("llava"), Fewer()
     inputs = tiny.inputs(model, 2)
     with pact_ext.apply(model, method):
         beams = model.generate(**inputs, num_beams=3, max_new_tokens=4)
