@@ -59,7 +59,7 @@ class Batch:
     kinds: list[list[tuple[str, slice]]]
 
 
-def pack(asked: Sequence[Sequence[Question]], visual: np.ndarray) -> Batch:
+def pack(asked: Sequence[Sequence[Question]], visual: np.ndarray, device: torch.device | str = "cpu") -> Batch:
     """Questions of B scenes, behind visual tokens at the patches ``[B, V]``."""
     count, heads = visual.shape[1], len(HEAD)
     rows, kinds = [], []
@@ -89,7 +89,7 @@ def pack(asked: Sequence[Sequence[Question]], visual: np.ndarray) -> Batch:
     mask = torch.ones(total, total, dtype=torch.bool).tril().repeat(len(rows), 1, 1)
     same = (blocks[:, :, None] == blocks[:, None, :]) | torch.eye(longest, dtype=torch.bool)
     mask[:, heads + count :, heads + count :] &= same
-    return Batch(ids, targets, mask, places, kinds)
+    return Batch(*(each.to(device) for each in (ids, targets, mask, places)), kinds)
 
 
 _PADDING = ((0, ID["<pad>"]), (1, NOT_ASKED), (2, -1), (3, 0))

@@ -25,7 +25,7 @@ def accuracy(model, scenes: list[Scene], stage: str = "both") -> dict[str, float
     right, asked = Counter(), Counter()
     for first in range(0, len(scenes), 16):
         some = scenes[first : first + 16]
-        labels = torch.from_numpy(np.stack([told(one) for one in some]))
+        labels = torch.from_numpy(np.stack([told(one) for one in some])).to(words.device)
         tokens = embedded(labels, words)
         if stage != "words":
             tokens = seen(model, torch.from_numpy(np.stack([one.image for one in some])))
@@ -38,8 +38,8 @@ def accuracy(model, scenes: list[Scene], stage: str = "both") -> dict[str, float
                 asked[part] += int(there.sum())
             continue
         visual = np.arange(labels.shape[1])[None].repeat(len(some), 0)
-        batch = pack([one.questions for one in some], visual)
-        head = model.get_input_embeddings()(torch.tensor(HEAD)).expand(len(some), -1, -1)
+        batch = pack([one.questions for one in some], visual, words.device)
+        head = model.get_input_embeddings()(batch.ids.new_tensor(HEAD)).expand(len(some), -1, -1)
         embeds = torch.cat([head, tokens, model.get_input_embeddings()(batch.ids)], dim=1)
         found = logits(model, embeds, batch.mask, batch.places)[:, -batch.ids.shape[1] :].argmax(dim=-1)
         for row, questions in enumerate(batch.kinds):

@@ -5,10 +5,20 @@ from __future__ import annotations
 import torch
 import transformers
 from torch import Tensor
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from .decoder import look_alike
 from .scenes import GRID, PATCH, SIDE
 from .words import ID, WORDS
+
+
+def _in_float32(module, query: Tensor, key: Tensor, value: Tensor, *arguments, **options):
+    """Fused attention, also where products are in bfloat16: its backward is slower in those on a CPU."""
+    with torch.autocast(query.device.type, enabled=False):
+        return sdpa_attention_forward(module, query.float(), key.float(), value.float(), *arguments, **options)
+
+
+transformers.AttentionInterface.register("sdpa_float32", _in_float32)
 
 WORD_SPREAD = 0.5  # of the embeddings: 0.02, as models begin with, is too faint to find a token by
 
@@ -43,7 +53,7 @@ def build(seed: int = 0) -> transformers.LlavaForConditionalGeneration:
         tie_word_embeddings=False,
     )
     torch.manual_seed(seed)
-    model = transformers.LlavaForConditionalGeneration._from_config(config, attn_implementation="sdpa")
+    model = transformers.LlavaForConditionalGeneration._from_config(config, attn_implementation="sdpa_float32")
     torch.nn.init.normal_(model.get_input_embeddings().weight, std=WORD_SPREAD)
     look_alike(model, seed)
     return model
@@ -51,14 +61,14 @@ def build(seed: int = 0) -> transformers.LlavaForConditionalGeneration:
 
 def seen(model: transformers.LlavaForConditionalGeneration, images: Tensor) -> Tensor:
     """Visual tokens ``[B, 256, d]`` of pictures ``[B, 128, 128, 3]`` uint8."""
-    pixels = (images.permute(0, 3, 1, 2).float() / 255 - 0.5) / 0.5
+    pixels = (images.to(model.device).permute(0, 3, 1, 2).float() / 255 - 0.5) / 0.5
     features = model.model.vision_tower(pixels, output_hidden_states=True).hidden_states[-1][:, 1:]
     return model.model.multi_modal_projector(features)
 
 
 def logits(model: transformers.LlavaForConditionalGeneration, embeds: Tensor, mask: Tensor, places: Tensor) -> Tensor:
     """``[B, q, V]``, of embeddings at position ids ``[B, q]``; ``[B, q, q]`` which sees which."""
-    bias = torch.zeros(mask.shape, dtype=embeds.dtype).masked_fill(~mask, torch.finfo(embeds.dtype).min)[:, None]
+    bias = embeds.new_zeros(mask.shape).masked_fill(~mask, torch.finfo(embeds.dtype).min)[:, None]
     decoder = model.model.language_model
     hidden = decoder(inputs_embeds=embeds, attention_mask=bias, position_ids=places, use_cache=False)
     return model.lm_head(hidden.last_hidden_state)

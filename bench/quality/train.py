@@ -54,9 +54,9 @@ class Stage:
 
 
 STAGES = {
-    "words": Stage(steps=3000, batch=16, rate=1e-3, first_seed=0, few=600),
-    "eyes": Stage(steps=8000, batch=16, rate=1e-3, first_seed=200_000_000),
-    "both": Stage(steps=2500, batch=16, rate=4e-4, first_seed=400_000_000),
+    "words": Stage(steps=1000, batch=16, rate=1e-3, first_seed=0, few=600),
+    "eyes": Stage(steps=6000, batch=16, rate=1e-3, first_seed=200_000_000),
+    "both": Stage(steps=1500, batch=16, rate=4e-4, first_seed=400_000_000),
 }
 PATCHES = 40  # told in a step of `words`
 
@@ -82,10 +82,11 @@ def aims(model, stage: str, scenes: list[Scene], random: np.random.Generator) ->
     if stage == "words":
         visual = np.stack([some_patches(one, random, PATCHES) for one in scenes])
         chosen = labels.gather(1, torch.from_numpy(visual)[..., None].expand(-1, -1, labels.shape[2]))
-        tokens = embedded(chosen, words)
+        tokens = embedded(chosen.to(words.device), words)
         spread = random.uniform(0, 0.3, (len(scenes), 1, 1)).astype(np.float32)
-        tokens = tokens + torch.from_numpy(random.standard_normal(tokens.shape, dtype=np.float32) * spread)
-        return answers(model, tokens, scenes, visual)
+        noise = torch.from_numpy(random.standard_normal(tokens.shape, dtype=np.float32) * spread)
+        return answers(model, tokens + noise.to(words.device), scenes, visual)
+    labels = labels.to(words.device)
     tokens = seen(model, torch.from_numpy(np.stack([one.image for one in scenes])))
     if stage == "eyes":
         return likeness(tokens, labels, words)
@@ -95,9 +96,9 @@ def aims(model, stage: str, scenes: list[Scene], random: np.random.Generator) ->
 
 def answers(model, tokens: Tensor, scenes: list[Scene], visual: np.ndarray) -> Tensor:
     """Cross-entropy of the answers' words."""
-    batch = pack([one.questions for one in scenes], visual)
     words = model.get_input_embeddings()
-    head = words(torch.tensor(HEAD)).expand(len(scenes), -1, -1)
+    batch = pack([one.questions for one in scenes], visual, words.weight.device)
+    head = words(batch.ids.new_tensor(HEAD)).expand(len(scenes), -1, -1)
     found = logits(model, torch.cat([head, tokens, words(batch.ids)], dim=1), batch.mask, batch.places)
     found = found[:, -batch.ids.shape[1] :]
     return F.cross_entropy(found.flatten(0, 1), batch.targets.flatten(), ignore_index=NOT_ASKED)
@@ -120,7 +121,7 @@ def likeness(tokens: Tensor, labels: Tensor, words: Tensor) -> Tensor:
 
 def _place(ids: Tensor, among: Tensor) -> Tensor:
     """Where among some ids each one is; -100 for others."""
-    found = ids.flatten()[:, None] == among
+    found = ids.flatten()[:, None] == among.to(ids.device)
     return torch.where(found.any(dim=1), found.int().argmax(dim=1), NOT_ASKED)
 
 
@@ -133,17 +134,28 @@ def rate_at(stage: Stage, step: int) -> float:
 
 
 def run(
-    name: str, stage: Stage, out: Path, *, seed: int = 0, until: float = math.inf, every: int = 200, look: int = 48
+    name: str,
+    stage: Stage,
+    out: Path,
+    *,
+    seed: int = 0,
+    until: float = math.inf,
+    every: int = 200,
+    look: int = 48,
+    device: str = "cpu",
+    halves: bool = False,
 ) -> int:
     """Train a stage until its last step, or that moment (time.time()); returns the steps done.
 
-    Every so many steps it saves, and logs how well it does on `look` scenes.
+    Args:
+        every: so many steps it saves, and logs how well it does on `look` scenes.
+        halves: products of matrices in bfloat16; nearly twice as fast where the processor has them.
 
     Raises:
         ValueError: a damaged checkpoint, one of other arguments, or a stage whose turn has not come.
     """
     path, arguments = out / f"{name}.pt", {"seed": seed, "batch": stage.batch, "rate": stage.rate, "steps": stage.steps}
-    model = build(seed)
+    model = build(seed).to(device)
     parameters = trained(model, name)
     optimizer = torch.optim.AdamW(parameters, lr=stage.rate, betas=(0.9, 0.98), weight_decay=0.02)
     state = checkpoint.read(path)
@@ -170,7 +182,8 @@ def run(
                 group["lr"] = rate_at(stage, done)
             most = 5 if not stage.few else min(5, 2 + 3 * done // stage.few)
             scenes = [scene(first + done * stage.batch + i, most) for i in range(stage.batch)]
-            loss = aims(model, name, scenes, np.random.default_rng((first, done)))
+            with torch.autocast(model.device.type, torch.bfloat16, enabled=halves):
+                loss = aims(model, name, scenes, np.random.default_rng((first, done)))
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             torch.nn.utils.clip_grad_norm_(parameters, 1.0)
@@ -226,10 +239,13 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--stage", choices=[*STAGES, "all"], default="all")
     parser.add_argument("--seed", type=int, default=0, help="of the weights and the scenes")
     parser.add_argument("--minutes", type=float, default=math.inf, help="stop after so many; call again to go on")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="(default: %(default)s)")
+    parser.add_argument("--bfloat16", action="store_true", help="products in bfloat16, where the processor has them")
     options = parser.parse_args(argv)
     until = time.time() + 60 * options.minutes
     for name in STAGES if options.stage == "all" else [options.stage]:
-        if run(name, STAGES[name], options.out, seed=options.seed, until=until) < STAGES[name].steps:
+        how = {"seed": options.seed, "until": until, "device": options.device, "halves": options.bfloat16}
+        if run(name, STAGES[name], options.out, **how) < STAGES[name].steps:
             break
     return 0
 
