@@ -1,12 +1,14 @@
 """What reduction costs in answers: every method at every budget on the small model, beside random and downsampling.
 
 Writes the record (JSON), a table (Markdown), and plots: accuracy against tokens kept, against time, and over only the
-scenes that downsampling fails.
+scenes that downsampling fails. It may stop at any moment: what is measured stays in the folder, and the same call goes
+on.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import sys
 from pathlib import Path
@@ -17,6 +19,7 @@ import transformers
 from ..method_cases import methods_at
 from ..record import machine_facts
 from . import plots
+from .asking import Asked
 from .curves import KEEPS, exam, run, where_downsampling_fails
 from .scenes import HELD_OUT
 
@@ -26,6 +29,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench.quality", description=first, epilog=rest)
     parser.add_argument("model", type=Path, help="folder of the trained model")
     parser.add_argument("--scenes", type=int, default=2000, help="how many that were never trained on")
+    parser.add_argument("--each", type=int, metavar="N", help="questions of a scene (default: one of each kind)")
     parser.add_argument("--keep", type=float, nargs="+", default=KEEPS, metavar="SHARE", help="budgets")
     parser.add_argument("--methods", nargs="+", choices=list(methods_at(0.5)), metavar="NAME", help="only those")
     parser.add_argument("--out", type=Path, default=Path(".bench/quality"), help="folder (default: .bench/quality)")
@@ -53,19 +57,36 @@ def markdown(entries: list[dict], keeps: list[float]) -> str:
     return "\n".join(lines) + "\n"
 
 
+class Part:
+    """The entries of a run that may stop at any moment: one for each line, for this model and these questions."""
+
+    def __init__(self, path: Path, model, asked: list[Asked]) -> None:
+        digest = hashlib.sha256(repr([(one.scene, one.question) for one in asked]).encode())
+        for value in model.state_dict().values():
+            digest.update(value.numpy().tobytes())
+        self.path, self.of = path, digest.hexdigest()
+        lines = path.read_text().splitlines() if path.exists() else []
+        self.entries = [entry for of, entry in map(json.loads, lines) if of == self.of]
+
+    def add(self, entry: dict) -> None:
+        with self.path.open("a") as file:
+            file.write(json.dumps([self.of, entry]) + "\n")
+
+
 def main(argv: list[str] | None = None) -> int:
     options = parse(argv)
     model = transformers.AutoModelForImageTextToText.from_pretrained(options.model, dtype=torch.float32).eval()
-    scenes, asked = exam(options.scenes)
-    entries = run(model, scenes, asked, options.keep, options.methods)
+    scenes, asked = exam(options.scenes, each=options.each)
     options.out.mkdir(parents=True, exist_ok=True)
+    part = Part(options.out / "part.jsonl", model, asked)
+    entries = run(model, scenes, asked, options.keep, options.methods, part.entries, part.add)
     facts = {**machine_facts(), "transformers": transformers.__version__, "scenes": len(scenes), "first_seed": HELD_OUT}
     record = {"facts": facts, "questions": len(asked), "curves": entries}
     (options.out / "curves.json").write_text(json.dumps(record) + "\n")
     table = markdown(entries, list(options.keep))
     (options.out / "curves.md").write_text(table)
     plots.curves(entries, options.out / "accuracy.png", "visual_mean", "visual tokens, mean of all layers")
-    plots.curves(entries, options.out / "time.png", "prefill_ms", "milliseconds of a prefill")
+    plots.curves(entries, options.out / "time.png", "prefill", "time of a prefill, as a share of the unreduced")
     hard = where_downsampling_fails(entries, asked)
     if hard:
         plots.curves([entries[0], *hard], options.out / "hard.png", "visual_mean", "visual tokens, mean of all layers")

@@ -49,6 +49,11 @@ class Answers:
         """``[questions]`` bool."""
         return np.array([text == one.question.answer for text, one in zip(self.texts, asked, strict=True)])
 
+    def share_of_time(self, other: Answers) -> float:
+        """The time of a prefill next to the other's, medians over the batches that both were asked."""
+        count = min(len(self.seconds), len(other.seconds))
+        return float(np.median(self.seconds[:count]) / np.median(other.seconds[:count]))
+
 
 def prompt(question: Question) -> list[int]:
     """Ids, as the chat template makes them."""

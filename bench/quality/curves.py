@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,14 +15,17 @@ from .scenes import HELD_OUT, Scene, scene
 KEEPS = (0.7, 0.5, 0.35, 0.25, 0.15, 0.1, 0.05, 0.02)
 LAYER, LATER = 2, (1, 2, 4)  # of six layers
 DRAWS = 1000  # of the bootstrap
+TIMED = 128  # questions, four batches: asked unreduced before each method, for its time to be compared with
 
 
-def exam(scenes: int, first: int = HELD_OUT) -> tuple[list[Scene], list[Asked]]:
-    """Scenes from a seed on, with one question of each kind that a scene has."""
+def exam(scenes: int, first: int = HELD_OUT, each: int | None = None) -> tuple[list[Scene], list[Asked]]:
+    """Scenes from a seed on, with one question of each kind that a scene has, or of `each` kinds in turn."""
     found, asked = [scene(first + number) for number in range(scenes)], []
     for number, one in enumerate(found):
         kinds = {question.kind: question for question in reversed(one.questions)}
-        asked += [Asked(number, kinds[kind]) for kind in sorted(kinds)]
+        names = sorted(kinds)
+        count = len(names) if each is None else min(each, len(names))
+        asked += [Asked(number, kinds[names[(number + i) % len(names)]]) for i in range(count)]
     return found, asked
 
 
@@ -36,9 +39,9 @@ def interval(right: np.ndarray, owners: np.ndarray, seed: int = 0) -> tuple[floa
 
 
 def entry(
-    name: str, keep: float, method: str, found: Answers, stock: Answers, asked: Sequence[Asked]
+    name: str, keep: float, method: str, found: Answers, stock: Answers, beside: Answers, asked: Sequence[Asked]
 ) -> dict[str, Any]:
-    """A point of a curve."""
+    """A point of a curve; `beside` answered the first questions unreduced just before."""
     right, owners = found.right(asked), np.array([one.scene for one in asked])
     kinds = np.array([one.question.kind for one in asked])
     divergence = (stock.first.exp() * (stock.first - found.first)).sum(dim=-1)
@@ -53,27 +56,43 @@ def entry(
         "by_kind": {kind: float(right[kinds == kind].mean()) for kind in np.unique(kinds).tolist()},
         "agreement": float(np.mean([a == b for a, b in zip(found.texts, stock.texts, strict=True)])),
         "divergence": float(divergence.mean()),
-        "prefill_ms": 1e3 * float(np.median(found.seconds)),
+        "prefill": found.share_of_time(beside),
         "right": right.astype(int).tolist(),
     }
 
 
 def run(
-    model, scenes: Sequence[Scene], asked: Sequence[Asked], keeps: Sequence[float] = KEEPS, only=None
+    model,
+    scenes: Sequence[Scene],
+    asked: Sequence[Asked],
+    keeps: Sequence[float] = KEEPS,
+    only=None,
+    known: Sequence[dict] = (),
+    tell: Callable[[dict], None] = lambda entry: None,
 ) -> list[dict]:
     """The model as it is, then every method (or `only` those names) at every budget.
 
+    Args:
+        known: entries of an earlier run that need not be measured again.
+        tell: what is done with each entry as soon as it is there.
+
     Returns:
         Of each: accuracy of all and by kind, its interval, agreement and divergence KL(stock || reduced) of the first
-        word with the model as it is, visual tokens in the last layer and on the mean of all, milliseconds of a prefill,
-        and which questions were answered right.
+        word with the model as it is, visual tokens in the last layer and on the mean of all, the time of a prefill as a
+        share of the unreduced one's a moment before, and which questions were answered right.
     """
     stock = answers(model, scenes, asked)
-    found = [entry("stock", 1.0, "", stock, stock, asked)]
+    found = [entry("stock", 1.0, "", stock, stock, stock, asked)]
+    done = {(one["name"], one["keep"]): one for one in known}
     names = list(only or methods_at(0.5))
     for name, keep in tqdm([(name, keep) for name in names for keep in keeps], disable=None):
-        method = methods_at(keep, LAYER, LATER)[name]
-        found.append(entry(name, keep, method, answers(model, scenes, asked, method), stock, asked))
+        if (name, keep) not in done:
+            method = methods_at(keep, LAYER, LATER)[name]
+            beside = answers(model, scenes, asked[:TIMED])
+            answered = answers(model, scenes, asked, method)
+            done[name, keep] = entry(name, keep, method, answered, stock, beside, asked)
+            tell(done[name, keep])
+        found.append(done[name, keep])
     return found
 
 

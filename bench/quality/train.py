@@ -56,7 +56,7 @@ class Stage:
 STAGES = {
     "words": Stage(steps=1000, batch=16, rate=1e-3, first_seed=0, few=600),
     "eyes": Stage(steps=6000, batch=16, rate=1e-3, first_seed=200_000_000),
-    "both": Stage(steps=1500, batch=16, rate=4e-4, first_seed=400_000_000),
+    "both": Stage(steps=1000, batch=16, rate=4e-4, first_seed=400_000_000),
 }
 PATCHES = 40  # told in a step of `words`
 
@@ -239,7 +239,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--stage", choices=[*STAGES, "all"], default="all")
     parser.add_argument("--seed", type=int, default=0, help="of the weights and the scenes")
     parser.add_argument("--minutes", type=float, default=math.inf, help="stop after so many; call again to go on")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="(default: %(default)s)")
+    parser.add_argument(
+        "--device", default="cuda" if torch.cuda.is_available() else "cpu", help="(default: %(default)s)"
+    )
     parser.add_argument("--bfloat16", action="store_true", help="products in bfloat16, where the processor has them")
     options = parser.parse_args(argv)
     until = time.time() + 60 * options.minutes

@@ -1,6 +1,7 @@
 """The code of the curves, on few scenes and a model that has learned nothing."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -43,6 +44,29 @@ def made(folder):
     return out
 
 
+def test_a_second_call_measures_nothing_again(folder, made, tmp_path, monkeypatch):
+    """Not of the same model and the same questions; of others, it does."""
+    shutil.copy(made / "part.jsonl", tmp_path)
+    again = ["--keep", "0.5", "--methods", "random", "--out", str(tmp_path)]
+    asked = []
+    monkeypatch.setattr(curves, "answers", lambda *arguments: asked.append(arguments[3:]) or asking.answers(*arguments))
+    assert command.main([str(folder), "--scenes", "3", *again]) == 0
+    assert asked == [()]
+    first, second = (json.loads((path / "curves.json").read_text())["curves"][1] for path in (made, tmp_path))
+    assert first == second
+    assert command.main([str(folder), "--scenes", "2", *again]) == 0
+    assert asked[1:] == [(), (), ("random:keep=0.500000",)]
+
+
+def test_the_questions_of_an_exam():
+    scenes, asked = curves.exam(30, each=2)
+    assert [one.scene for one in asked] == [number for number in range(30) for _ in range(2)]
+    assert len({one.question.kind for one in asked}) == 9
+    everything = curves.exam(30)[1]
+    assert {(one.scene, one.question) for one in asked} <= {(one.scene, one.question) for one in everything}
+    assert len(everything) > 4 * len(scenes)
+
+
 def test_the_command_leaves_a_record_a_table_and_plots(made):
     record = json.loads((made / "curves.json").read_text())
     assert record["facts"]["first_seed"] == HELD_OUT
@@ -56,7 +80,7 @@ def test_the_command_leaves_a_record_a_table_and_plots(made):
         assert one["divergence"] >= (0 if one["name"] == "stock" else 1e-6)
         assert one["agreement"] == 1 or one["name"] != "stock"
         assert len(one["right"]) == record["questions"]
-        assert one["prefill_ms"] > 0
+        assert one["prefill"] == 1 if one["name"] == "stock" else one["prefill"] > 0
     assert [round(one["visual"]) for one in entries] == [256, 128, 26, 132, 25, 128, 26]
     assert entries[5]["visual_mean"] == pytest.approx((2 * 256 + 4 * 128) / 6)
     table = (made / "curves.md").read_text().splitlines()
