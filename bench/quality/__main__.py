@@ -8,7 +8,6 @@ on.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import sys
 from pathlib import Path
@@ -19,8 +18,8 @@ import transformers
 from ..method_cases import methods_at
 from ..record import machine_facts
 from . import plots
-from .asking import Asked
 from .curves import KEEPS, exam, run, where_downsampling_fails
+from .part import Part
 from .scenes import HELD_OUT
 
 
@@ -55,22 +54,6 @@ def markdown(entries: list[dict], keeps: list[float]) -> str:
         ]
         lines.append(f"| {name} | " + " | ".join(marked) + " |")
     return "\n".join(lines) + "\n"
-
-
-class Part:
-    """The entries of a run that may stop at any moment: one for each line, for this model and these questions."""
-
-    def __init__(self, path: Path, model, asked: list[Asked]) -> None:
-        digest = hashlib.sha256(repr([(one.scene, one.question) for one in asked]).encode())
-        for value in model.state_dict().values():
-            digest.update(value.numpy().tobytes())
-        self.path, self.of = path, digest.hexdigest()
-        lines = path.read_text().splitlines() if path.exists() else []
-        self.entries = [entry for of, entry in map(json.loads, lines) if of == self.of]
-
-    def add(self, entry: dict) -> None:
-        with self.path.open("a") as file:
-            file.write(json.dumps([self.of, entry]) + "\n")
 
 
 def main(argv: list[str] | None = None) -> int:

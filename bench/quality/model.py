@@ -23,7 +23,7 @@ transformers.AttentionInterface.register("sdpa_float32", _in_float32)
 WORD_SPREAD = 0.5  # of the embeddings: 0.02, as models begin with, is too faint to find a token by
 
 
-def build(seed: int = 0) -> transformers.LlavaForConditionalGeneration:
+def build(seed: int = 0, attention: str = "sdpa") -> transformers.LlavaForConditionalGeneration:
     """Untrained, float32, the same for its seed."""
     vision = transformers.CLIPVisionConfig(
         hidden_size=128,
@@ -53,7 +53,7 @@ def build(seed: int = 0) -> transformers.LlavaForConditionalGeneration:
         tie_word_embeddings=False,
     )
     torch.manual_seed(seed)
-    model = transformers.LlavaForConditionalGeneration._from_config(config, attn_implementation="sdpa_float32")
+    model = transformers.LlavaForConditionalGeneration._from_config(config, attn_implementation=attention)
     torch.nn.init.normal_(model.get_input_embeddings().weight, std=WORD_SPREAD)
     look_alike(model, seed)
     return model

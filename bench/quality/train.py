@@ -155,7 +155,7 @@ def run(
         ValueError: a damaged checkpoint, one of other arguments, or a stage whose turn has not come.
     """
     path, arguments = out / f"{name}.pt", {"seed": seed, "batch": stage.batch, "rate": stage.rate, "steps": stage.steps}
-    model = build(seed).to(device)
+    model = build(seed, "sdpa_float32").to(device)
     parameters = trained(model, name)
     optimizer = torch.optim.AdamW(parameters, lr=stage.rate, betas=(0.9, 0.98), weight_decay=0.02)
     state = checkpoint.read(path)
