@@ -1,5 +1,5 @@
 # The commands people type. Each does its own set-up; a second run only rebuilds what changed.
-#   make demo      reduce the tokens of a photograph, write pact-show.png
+#   make demo      ask the small trained model about a picture, with all its tokens and with few; write pact-demo.png
 #   make test      every operator proven (ARGS="-k dbdpc" to choose)
 #   make fuzz      random calls of operators and models, a minute of each (ARGS="--minutes 60" for a long run)
 #   make bench     microbenchmarks and a ratio table (ARGS="--quick" for a short one)
@@ -31,7 +31,7 @@ KERNEL_TESTS := tests/test_emulator.py $(foreach kernel,euti gram segment_mean s
 .PHONY: demo test vllm fuzz bench sanitize lint format wheel kernel-resources gpu gpu-build gpu-test gpu-sanitize gpu-bench clean
 
 demo: $(VENV)/built
-	$(BIN)/pact-ext show "$$($(BIN)/python -c 'from matplotlib import cbook; print(cbook.get_sample_data("grace_hopper.jpg", asfileobj=False))')" --output pact-show.png
+	$(BIN)/pact-ext demo $(ARGS)
 
 # The models run under both majors of transformers, but for what is drawn, timed or told of them. Files of tests side by
 # side, a process for each core.

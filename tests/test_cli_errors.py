@@ -23,7 +23,7 @@ pytest.importorskip("PIL", reason="the show command needs the extra: pip install
 from command_line import HOPPER, fails, save  # noqa: E402
 from PIL import Image  # noqa: E402
 
-COMMANDS = ("show", "layers", "bench-model", "info")
+COMMANDS = ("demo", "show", "layers", "bench-model", "info")
 LONG = "x" * 300
 
 
@@ -90,6 +90,11 @@ def test_version(capsys):
         (["layers", HOPPER, "--model", "m", "--output", ""], "argument --output: must be a name"),
         (["bench-model", "", "--model", "m"], "argument IMAGE: must be a name"),
         (["bench-model", "--random", ""], "argument --random: must be a name"),
+        (["demo", "--scene", "99"], "--scene must be in 0 to 5, got 99"),
+        (["demo", "--keep", "1.5"], "keep must be a share of the tokens in (0, 1], or a whole number of them, got 1.5"),
+        (["demo", "--method", "vtw", "--keep", "0.5"], "--keep must be left out with vtw, which has no single budget"),
+        (["demo", "--method", "prune"], "no preset named 'prune'"),
+        (["demo", "--output", "picture.jpg"], "--output must end in .png, got picture.jpg"),
         (["bench-model", "--random", "tiny", "--json", ""], "argument --json: must be a name"),
     ],
 )

@@ -34,6 +34,7 @@ def test_wheel_serves_every_python(wheel):
         names = archive.namelist()
         assert "pact_ext/libpact_cpu.so" in names
         assert "pact_ext/py.typed" in names
+        assert {"pact_ext/small/model/model.safetensors", "pact_ext/small/scenes/questions.json"} <= {*names}
         assert {name.split("/")[0] for name in names if ".dist-info" not in name} == {"pact_ext"}
         (metadata,) = (archive.read(name).decode() for name in names if name.endswith("METADATA"))
         (tags,) = (archive.read(name).decode() for name in names if name.endswith("/WHEEL"))

@@ -18,7 +18,7 @@ COMMANDS = [line for block in re.findall(r"```sh\n(.*?)```", README, re.DOTALL) 
 
 @pytest.fixture
 def without_a_hub(tmp_path, monkeypatch):
-    """A photograph in the working folder, and a tiny model of random weights by whatever name one is loaded."""
+    """A photograph in the working folder, and a tiny model of random weights by whatever name of the hub it has."""
     cbook, transformers = pytest.importorskip("matplotlib.cbook"), pytest.importorskip("transformers")
     from models import checkpoints
 
@@ -26,7 +26,10 @@ def without_a_hub(tmp_path, monkeypatch):
     folder = checkpoints.llava(tmp_path / "checkpoint")
     for name in ("AutoModelForImageTextToText", "AutoProcessor"):
         load = getattr(transformers, name).from_pretrained
-        redirected = lambda name, load=load, **arguments: load(folder, **arguments)  # noqa: E731
+
+        def redirected(name, load=load, **arguments):
+            return load(name if Path(name).is_dir() else folder, **arguments)
+
         monkeypatch.setattr(getattr(transformers, name), "from_pretrained", redirected)
     monkeypatch.chdir(tmp_path)
 
@@ -78,7 +81,7 @@ def make(arguments, tmp_path):
     """The target itself, but for those that CI runs beside this, and what test_bench.py runs."""
     run("make", *(["-n"] if arguments[0] in ("test", "sanitize", "lint", "bench") else []), *arguments, cwd=ROOT)
     if arguments[0] == "demo":
-        assert (ROOT / "pact-show.png").read_bytes().startswith(b"\x89PNG")
+        assert (ROOT / "pact-demo.png").read_bytes().startswith(b"\x89PNG")
 
 
 def pip(arguments, tmp_path, fresh_python):

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 from pathlib import Path
 
 import torch
 import transformers
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
@@ -75,6 +77,12 @@ def save(model: transformers.LlavaForConditionalGeneration, folder: Path) -> Non
     )
     model.to(torch.float16).save_pretrained(folder)
     processor().save_pretrained(folder)
+    # transformers 5 leaves a word out of the tower's names, and reads them with it too; 4 does not without.
+    weights = load_file(folder / "model.safetensors")
+    named = {
+        re.sub(r"vision_tower\.(?!vision_model\.)", "vision_tower.vision_model.", key): weights[key] for key in weights
+    }
+    save_file(named, folder / "model.safetensors", {"format": "pt"})
     # What transformers 5 writes of a tokenizer, 4 does not read: its class, and special tokens without their names.
     described = json.loads((folder / "tokenizer_config.json").read_text())
     described |= {"tokenizer_class": "PreTrainedTokenizerFast", "extra_special_tokens": {"image_token": "<image>"}}

@@ -13,7 +13,7 @@ import signal
 from collections.abc import Sequence
 
 from .._version import __version__
-from . import bench_model, info, layers, methods, output, show_command
+from . import bench_model, demo, info, layers, methods, output, show_command
 from .errors import CommandError, missing, shortage
 from .show_command import SHOW_CONFIG
 
@@ -69,6 +69,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.epilog = "example:\n  pact-ext show photo.jpg --output reduced.png"
     parser.add_argument("--version", action="version", version=f"pact-ext {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for module in (show_command, layers, bench_model, methods, info):
+    for module in (demo, show_command, layers, bench_model, methods, info):
         module.add_parser(commands)
     return parser

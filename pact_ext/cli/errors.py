@@ -14,9 +14,10 @@ def missing(error: ImportError, command: str) -> str:
     package = (error.name or "").split(".")[0]
     if package not in ("PIL", "matplotlib", "numpy"):
         return str(error)
-    if command != "show" and package == "matplotlib":
+    if command not in ("show", "demo") and package == "matplotlib":
         return f"{command} --output needs matplotlib, which is not installed: pip install 'pact-ext[show]'"
-    needs, extra = ("matplotlib", "show") if command == "show" else ("transformers", "models")
+    known = {"show": ("matplotlib", "show"), "demo": ("matplotlib", "models,show")}
+    needs, extra = known.get(command, ("transformers", "models"))
     return f"{command} needs Pillow and {needs}, and {package} is not installed: pip install 'pact-ext[{extra}]'"
 
 
