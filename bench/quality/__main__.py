@@ -31,6 +31,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--each", type=int, metavar="N", help="questions of a scene (default: one of each kind)")
     parser.add_argument("--keep", type=float, nargs="+", default=KEEPS, metavar="SHARE", help="budgets")
     parser.add_argument("--methods", nargs="+", choices=list(methods_at(0.5)), metavar="NAME", help="only those")
+    parser.add_argument("--tuned", type=Path, metavar="JSON", help="what bench.quality.tuning has found")
     parser.add_argument("--out", type=Path, default=Path(".bench/quality"), help="folder (default: .bench/quality)")
     return parser.parse_args(argv)
 
@@ -61,8 +62,10 @@ def main(argv: list[str] | None = None) -> int:
     model = transformers.AutoModelForImageTextToText.from_pretrained(options.model, dtype=torch.float32).eval()
     scenes, asked = exam(options.scenes, each=options.each)
     options.out.mkdir(parents=True, exist_ok=True)
+    found = {} if options.tuned is None else json.loads(options.tuned.read_text())["methods"]
+    tuned = {name: one["best"] for name, one in found.items()}
     part = Part(options.out / "part.jsonl", model, asked)
-    entries = run(model, scenes, asked, options.keep, options.methods, part.entries, part.add)
+    entries = run(model, scenes, asked, options.keep, options.methods, tuned, part.entries, part.add)
     facts = {**machine_facts(), "transformers": transformers.__version__, "scenes": len(scenes), "first_seed": HELD_OUT}
     record = {"facts": facts, "questions": len(asked), "curves": entries}
     (options.out / "curves.json").write_text(json.dumps(record) + "\n")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -67,12 +68,14 @@ def run(
     asked: Sequence[Asked],
     keeps: Sequence[float] = KEEPS,
     only=None,
+    tuned: Mapping[str, str] = MappingProxyType({}),
     known: Sequence[dict] = (),
     tell: Callable[[dict], None] = lambda entry: None,
 ) -> list[dict]:
     """The model as it is, then every method (or `only` those names) at every budget.
 
     Args:
+        tuned: what is added to a method's arguments, by its name.
         known: entries of an earlier run that need not be measured again.
         tell: what is done with each entry as soon as it is there.
 
@@ -86,8 +89,8 @@ def run(
     done = {(one["name"], one["keep"]): one for one in known}
     names = list(only or methods_at(0.5))
     for name, keep in tqdm([(name, keep) for name in names for keep in keeps], disable=None):
-        if (name, keep) not in done:
-            method = methods_at(keep, LAYER, LATER)[name]
+        method = methods_at(keep, LAYER, LATER)[name] + tuned.get(name, "")
+        if (name, keep) not in done or done[name, keep]["method"] != method:
             beside = answers(model, scenes, asked[:TIMED])
             answered = answers(model, scenes, asked, method)
             done[name, keep] = entry(name, keep, method, answered, stock, beside, asked)

@@ -25,21 +25,10 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def made(folder):
-    """The command's record of three scenes, two budgets, three methods."""
+    """The command's record of two questions of each of three scenes, two budgets, three methods."""
     out = folder / "out"
-    arguments = [
-        "--scenes",
-        "3",
-        "--keep",
-        "0.5",
-        "0.1",
-        "--methods",
-        "random",
-        "downsample",
-        "pact",
-        "--out",
-        str(out),
-    ]
+    chosen = ["--methods", "random", "downsample", "pact", "--keep", "0.5", "0.1"]
+    arguments = ["--scenes", "3", "--each", "2", *chosen, "--out", str(out)]
     assert command.main([str(folder), *arguments]) == 0
     return out
 
@@ -47,7 +36,7 @@ def made(folder):
 def test_a_second_call_measures_nothing_again(folder, made, tmp_path, monkeypatch):
     """Not of the same model and the same questions; of others, it does."""
     shutil.copy(made / "part.jsonl", tmp_path)
-    again = ["--keep", "0.5", "--methods", "random", "--out", str(tmp_path)]
+    again = ["--each", "2", "--keep", "0.5", "--methods", "random", "--out", str(tmp_path)]
     asked = []
     monkeypatch.setattr(curves, "answers", lambda *arguments: asked.append(arguments[3:]) or asking.answers(*arguments))
     assert command.main([str(folder), "--scenes", "3", *again]) == 0
