@@ -18,6 +18,8 @@ from torch import Tensor
 from pact_ext import ops, reference
 from pact_ext.config import PRESETS
 
+from . import published
+
 CONFIG = PRESETS["llava-onevision-7b"]
 # After a colon, a special case of an operator.
 ONE_ROW = "received_attention:row"
@@ -25,6 +27,7 @@ OPERATORS = (
     *("euti_scores", "density", "dbdpc", "assign", "segment_mean", "max_distance", "reduce", "reduce_to"),
     *("received_attention", ONE_ROW, "nearest_denser", "farthest_points", "dpp_select"),
 )
+PUBLISHED = ("dbdpc", "reduce")
 CHOSEN = 64  # tokens that farthest_points and dpp_select choose
 SIZES = (729, 2880, 4506, 8192)
 WIDTHS = (512, 4096)
@@ -187,12 +190,14 @@ def arguments(op: str, inputs: Inputs) -> tuple[tuple[Any, ...], dict[str, Any]]
 
 
 def make_call(op: str, name: str, inputs: Inputs) -> Callable[[], Any]:
-    """The call to measure, inputs built: ``ours``, ``eager``, ``compiled``, or ``mm`` (the bare n x n x dk product; for
-    attention of one row, the keys read once)."""
+    """The call to measure, inputs built: ``ours``, ``eager``, ``compiled``, ``published`` (what the paper's authors
+    compute, in `PUBLISHED` operators), or ``mm`` (the bare n x n x dk product; for attention of one row, the keys read
+    once)."""
     if name == "mm":
         keys = inputs.cluster_keys
         return partial(torch.sum, inputs.keys) if op == ONE_ROW else partial(torch.mm, keys, keys.T)
-    function = getattr(ops if name == "ours" else reference, op.partition(":")[0])
+    module = {"ours": ops, "published": published}.get(name, reference)
+    function = getattr(module, op.partition(":")[0])
     if name == "compiled":
         function = torch.compile(function)
     args, kwargs = arguments(op, inputs)
