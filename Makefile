@@ -103,7 +103,7 @@ gpu-build:
 	$(PYTHON) setup.py -q build_ext --inplace
 
 gpu-test: gpu-build
-	$(GPU_PYTHON) -m pytest -q -p no:cacheprovider -k "not emulated" $(OPERATOR_TESTS) tests/test_memory.py tests/test_gpu.py $(ARGS)
+	$(GPU_PYTHON) -m pytest -q -p no:cacheprovider -k "not emulated" $(OPERATOR_TESTS) tests/test_memory.py tests/test_gpu.py tests/test_gpu_compile.py $(ARGS)
 
 gpu-sanitize: gpu-build
 	$(GPU_PYTHON) tests/gpu_sanitize.py
