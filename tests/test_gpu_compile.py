@@ -1,4 +1,4 @@
-"""torch.compile on a GPU: whole graphs of the operators, on Inductor and in CUDA graphs, give the operators' own bits."""
+"""torch.compile on a GPU: graphs of the operators, on Inductor and in CUDA graphs, give the operators' own bits."""
 
 import pytest
 import torch
