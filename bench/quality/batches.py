@@ -47,21 +47,42 @@ class Batch:
     Attributes:
         ids: ``[B, T]`` of the questions and answers, one after the other.
         targets: ``[B, T]``, the next token where it belongs to an answer, else -100.
-        mask: ``[B, q, q]``, with the head and V visual tokens before: which token sees which.
-        places: ``[B, q]`` position ids.
+        blocks: ``[B, T]``, the number of the question that each token is of, or -1.
+        places: ``[B, q]`` position ids, with the head and V visual tokens before.
         kinds: of each scene, of each of its questions, the kind, and where its answer's targets are.
     """
 
     ids: Tensor
     targets: Tensor
-    mask: Tensor
+    blocks: Tensor
     places: Tensor
     kinds: list[list[tuple[str, slice]]]
 
+    @property
+    def mask(self) -> Tensor:
+        """``[B, q, q]`` bool, which token sees which."""
+        rows, longest = self.ids.shape
+        total, device = self.places.shape[1], self.ids.device
+        mask = torch.ones(total, total, dtype=torch.bool, device=device).tril().repeat(rows, 1, 1)
+        same = self.blocks[:, :, None] == self.blocks[:, None, :]
+        mask[:, total - longest :, total - longest :] &= same | torch.eye(longest, dtype=torch.bool, device=device)
+        return mask
 
-def pack(asked: Sequence[Sequence[Question]], visual: np.ndarray, device: torch.device | str = "cpu") -> Batch:
-    """Questions of B scenes, behind visual tokens at the patches ``[B, V]``."""
-    count, heads = visual.shape[1], len(HEAD)
+    def to(self, device: torch.device | str) -> Batch:
+        parts = (self.ids, self.targets, self.blocks, self.places)
+        return Batch(*(moved(each, device) for each in parts), self.kinds)
+
+
+def moved(tensor: Tensor, device: torch.device | str) -> Tensor:
+    """On a device, without waiting for it."""
+    if torch.device(device).type != "cuda":
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)
+
+
+def pack(asked: Sequence[Sequence[Question]], visual: np.ndarray) -> Batch:
+    """Questions of B scenes, behind visual tokens at the patches ``[B, V]``; on the CPU."""
+    heads = len(HEAD)
     rows, kinds = [], []
     for questions in asked:
         ids, targets, blocks, places, found = [], [], [], [], []
@@ -85,11 +106,7 @@ def pack(asked: Sequence[Sequence[Question]], visual: np.ndarray, device: torch.
     places = torch.cat(
         [torch.arange(heads).expand(len(rows), -1), heads + torch.from_numpy(visual), text_places], dim=1
     )
-    total = heads + count + longest
-    mask = torch.ones(total, total, dtype=torch.bool).tril().repeat(len(rows), 1, 1)
-    same = (blocks[:, :, None] == blocks[:, None, :]) | torch.eye(longest, dtype=torch.bool)
-    mask[:, heads + count :, heads + count :] &= same
-    return Batch(*(each.to(device) for each in (ids, targets, mask, places)), kinds)
+    return Batch(ids, targets, blocks, places, kinds)
 
 
 _PADDING = ((0, ID["<pad>"]), (1, NOT_ASKED), (2, -1), (3, 0))

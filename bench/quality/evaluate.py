@@ -38,7 +38,7 @@ def accuracy(model, scenes: list[Scene], stage: str = "both") -> dict[str, float
                 asked[part] += int(there.sum())
             continue
         visual = np.arange(labels.shape[1])[None].repeat(len(some), 0)
-        batch = pack([one.questions for one in some], visual, words.device)
+        batch = pack([one.questions for one in some], visual).to(words.device)
         head = model.get_input_embeddings()(batch.ids.new_tensor(HEAD)).expand(len(some), -1, -1)
         embeds = torch.cat([head, tokens, model.get_input_embeddings()(batch.ids)], dim=1)
         found = logits(model, embeds, batch.mask, batch.places)[:, -batch.ids.shape[1] :].argmax(dim=-1)

@@ -56,8 +56,8 @@ class Scene:
     questions: list[Question] = field(default_factory=list)
 
 
-def scene(seed: int, most: int = 5) -> Scene:
-    """The picture of a seed, with two things at least and `most` at most."""
+def scene(seed: int, most: int = 5, needles: float = 0.35) -> Scene:
+    """The picture of a seed, of two to `most` things, and in a share of all pictures a small one beside them."""
     random = np.random.default_rng(seed)
     image = _background(random)
     cells = list(random.permutation(len(CELLS)))
@@ -70,7 +70,7 @@ def scene(seed: int, most: int = 5) -> Scene:
         color = things[int(random.integers(number))].color if repeated else colors[number % len(colors)]
         size = int(random.integers(20, 37))
         things.append(_draw(random, image, shape, color, int(cells.pop()), size))
-    if random.random() < 0.35:
+    if random.random() < needles:
         cell = int(cells.pop())
         _clutter(random, image, cell)
         things.append(_draw(random, image, glyphs[5], colors[5], cell, int(random.integers(11, 14)), small=True))

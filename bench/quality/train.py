@@ -10,55 +10,41 @@ Each stage keeps its checkpoint and its log (JSON lines) in the folder.
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import math
 import sys
 import time
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import torch
 import torch.nn.functional as F
+import transformers
 from torch import Tensor
 from tqdm import tqdm
 
 from . import checkpoint
-from .batches import HEAD, NOT_ASKED, embedded, pack, some_patches, told
+from .batches import HEAD, NOT_ASKED, Batch, embedded, moved
 from .evaluate import accuracy
 from .model import build, logits, seen
-from .scenes import HELD_OUT, Scene, scene
+from .scenes import HELD_OUT, scene
+from .steps import STAGES, Stage, Steps
 from .words import COLORS, GLYPHS, ID, LETTERS
 
 TUNING = 800_000_000
 """Seeds from here to `HELD_OUT` are for looking at while training."""
-WHAT = torch.tensor([ID[word] for word in ("nothing", "label", *GLYPHS, *LETTERS)])
-TINT = torch.tensor([ID[word] for word in COLORS])
+SMALL = 8.0
+"""How much more than another thing's a small thing's patch counts in `likeness`: it has two, another has twelve."""
 
 
-@dataclass(frozen=True)
-class Stage:
-    """How a stage is trained.
-
-    Attributes:
-        first_seed: of its scenes; a step takes the next `batch` of them.
-        few: steps over which the most things in a scene grow from 2 to 5.
-    """
-
-    steps: int
-    batch: int
-    rate: float
-    first_seed: int
-    few: int = 0
-    warm: int = 200
-
-
-STAGES = {
-    "words": Stage(steps=1000, batch=16, rate=1e-3, first_seed=0, few=600),
-    "eyes": Stage(steps=6000, batch=16, rate=1e-3, first_seed=200_000_000),
-    "both": Stage(steps=1000, batch=16, rate=4e-4, first_seed=400_000_000),
-}
-PATCHES = 40  # told in a step of `words`
+@functools.cache
+def _fixed(device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """Ids of all that a patch can show, of the colours, and of what is before the picture; once on each device."""
+    what, tint = ("nothing", "label", *GLYPHS, *LETTERS), COLORS
+    ids = ([ID[word] for word in what], [ID[word] for word in tint], HEAD)
+    return tuple(torch.tensor(one, device=device) for one in ids)
 
 
 def trained(model, stage: str) -> list[torch.nn.Parameter]:
@@ -75,30 +61,23 @@ def trained(model, stage: str) -> list[torch.nn.Parameter]:
     return [parameter for parameter in model.parameters() if parameter.requires_grad]
 
 
-def aims(model, stage: str, scenes: list[Scene], random: np.random.Generator) -> Tensor:
-    """The loss of a step."""
+def aims(model, stage: str, drawn: Mapping[str, Tensor]) -> Tensor:
+    """The loss of a step, of what `Steps` draws of it, on the model's device."""
     words = model.get_input_embeddings().weight
-    labels = torch.from_numpy(np.stack([told(one) for one in scenes]))
+    labels = drawn["labels"].long()
     if stage == "words":
-        visual = np.stack([some_patches(one, random, PATCHES) for one in scenes])
-        chosen = labels.gather(1, torch.from_numpy(visual)[..., None].expand(-1, -1, labels.shape[2]))
-        tokens = embedded(chosen.to(words.device), words)
-        spread = random.uniform(0, 0.3, (len(scenes), 1, 1)).astype(np.float32)
-        noise = torch.from_numpy(random.standard_normal(tokens.shape, dtype=np.float32) * spread)
-        return answers(model, tokens + noise.to(words.device), scenes, visual)
-    labels = labels.to(words.device)
-    tokens = seen(model, torch.from_numpy(np.stack([one.image for one in scenes])))
+        return answers(model, embedded(labels, words) + drawn["noise"], drawn)
+    tokens = seen(model, drawn["images"])
     if stage == "eyes":
         return likeness(tokens, labels, words)
-    visual = np.arange(labels.shape[1])[None].repeat(len(scenes), 0)
-    return answers(model, tokens, scenes, visual) + 0.1 * likeness(tokens, labels, words.detach())
+    return answers(model, tokens, drawn) + 0.1 * likeness(tokens, labels, words.detach())
 
 
-def answers(model, tokens: Tensor, scenes: list[Scene], visual: np.ndarray) -> Tensor:
+def answers(model, tokens: Tensor, drawn: Mapping[str, Tensor]) -> Tensor:
     """Cross-entropy of the answers' words."""
     words = model.get_input_embeddings()
-    batch = pack([one.questions for one in scenes], visual, words.weight.device)
-    head = words(batch.ids.new_tensor(HEAD)).expand(len(scenes), -1, -1)
+    batch = Batch(*(drawn[part] for part in ("ids", "targets", "blocks", "places")), [])
+    head = words(_fixed(tokens.device)[2]).expand(len(tokens), -1, -1)
     found = logits(model, torch.cat([head, tokens, words(batch.ids)], dim=1), batch.mask, batch.places)
     found = found[:, -batch.ids.shape[1] :]
     return F.cross_entropy(found.flatten(0, 1), batch.targets.flatten(), ignore_index=NOT_ASKED)
@@ -106,14 +85,18 @@ def answers(model, tokens: Tensor, scenes: list[Scene], visual: np.ndarray) -> T
 
 def likeness(tokens: Tensor, labels: Tensor, words: Tensor) -> Tensor:
     """How far visual tokens are from the words that hold of them, and from being told apart by them."""
+    kinds, colors, _ = _fixed(tokens.device)
     weight = torch.where(labels[..., 0] == ID["nothing"], 0.15, 1.0)
+    weight = torch.where(labels[..., 3] == ID["small"], SMALL, weight)
     square = (tokens - embedded(labels, words)).square().mean(dim=-1)
-    what = F.cross_entropy((tokens @ words[WHAT].T / 8).flatten(0, 1), _place(labels[..., 0], WHAT), reduction="none")
-    tint = F.cross_entropy(
-        (tokens @ words[TINT].T / 8).flatten(0, 1),
-        _place(labels[..., 2], TINT),
-        reduction="none",
-        ignore_index=NOT_ASKED,
+    what, tint = (
+        F.cross_entropy(
+            (tokens @ words[among].T / 8).flatten(0, 1),
+            _place(labels[..., column], among),
+            reduction="none",
+            ignore_index=NOT_ASKED,
+        )
+        for column, among in ((0, kinds), (2, colors))
     )
     total = 4 * square.flatten() + what + tint
     return (total * weight.flatten()).sum() / weight.sum()
@@ -121,16 +104,8 @@ def likeness(tokens: Tensor, labels: Tensor, words: Tensor) -> Tensor:
 
 def _place(ids: Tensor, among: Tensor) -> Tensor:
     """Where among some ids each one is; -100 for others."""
-    found = ids.flatten()[:, None] == among.to(ids.device)
+    found = ids.flatten()[:, None] == among
     return torch.where(found.any(dim=1), found.int().argmax(dim=1), NOT_ASKED)
-
-
-def rate_at(stage: Stage, step: int) -> float:
-    """The learning rate: rises, then falls along a cosine."""
-    if step < stage.warm:
-        return stage.rate * (step + 1) / stage.warm
-    share = min(1.0, (step - stage.warm) / max(1, stage.steps - stage.warm))
-    return stage.rate * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * share)))
 
 
 def run(
@@ -140,28 +115,40 @@ def run(
     *,
     seed: int = 0,
     until: float = math.inf,
+    fit: bool = False,
     every: int = 200,
     look: int = 48,
     device: str = "cpu",
     halves: bool = False,
+    workers: int = 0,
+    start: Path | None = None,
 ) -> int:
     """Train a stage until its last step, or that moment (time.time()); returns the steps done.
 
     Args:
+        fit: take as many of the stage's steps as there is time for, as the first of them show.
         every: so many steps it saves, and logs how well it does on `look` scenes.
         halves: products of matrices in bfloat16; nearly twice as fast where the processor has them.
+        workers: processes that draw scenes ahead; the same scenes with any number.
+        start: weights to begin from, a checkpoint or a model's folder, in place of new ones or the earlier stages'.
 
     Raises:
         ValueError: a damaged checkpoint, one of other arguments, or a stage whose turn has not come.
     """
-    path, arguments = out / f"{name}.pt", {"seed": seed, "batch": stage.batch, "rate": stage.rate, "steps": stage.steps}
-    model = build(seed, "sdpa_float32").to(device)
+    path, cuda = out / f"{name}.pt", torch.device(device).type == "cuda"
+    model = build(seed, "sdpa" if cuda else "sdpa_float32").to(device)
     parameters = trained(model, name)
-    optimizer = torch.optim.AdamW(parameters, lr=stage.rate, betas=(0.9, 0.98), weight_decay=0.02)
+    optimizer = torch.optim.AdamW(parameters, lr=stage.rate, betas=(0.9, 0.98), weight_decay=0.02, fused=cuda)
     state = checkpoint.read(path)
+    if state is not None and fit:
+        stage, fit = replace(stage, steps=state["arguments"]["steps"]), False
+    arguments = {"seed": seed, "batch": stage.batch, "rate": stage.rate, "steps": stage.steps}
+    arguments |= {"needles": stage.needles, "small": SMALL, "start": None if start is None else str(start)}
     if state is None:
         done = 0
-        if name == "both":
+        if start is not None:
+            model.load_state_dict(weights(start))
+        elif name == "both":
             begin_both(model, out)
     else:
         if state["arguments"] != arguments:
@@ -175,29 +162,53 @@ def run(
             f"seeds must stay below {TUNING}, and {HELD_OUT} above all, got {first + stage.steps * stage.batch}"
         )
     model.train()
-    losses, started = [], time.time()
+    steps = Steps(name, stage, first, model.config.text_config.hidden_size).after(done, workers)
+    losses, started, clock = [], time.time(), 0.0
     with tqdm(total=stage.steps, initial=done, desc=name, file=sys.stderr, disable=None) as bar:
         while done < stage.steps and time.time() < until:
             for group in optimizer.param_groups:
-                group["lr"] = rate_at(stage, done)
-            most = 5 if not stage.few else min(5, 2 + 3 * done // stage.few)
-            scenes = [scene(first + done * stage.batch + i, most) for i in range(stage.batch)]
+                group["lr"] = stage.rate_at(done)
+            drawn = {part: moved(torch.from_numpy(value), device) for part, value in next(steps).items()}
             with torch.autocast(model.device.type, torch.bfloat16, enabled=halves):
-                loss = aims(model, name, scenes, np.random.default_rng((first, done)))
+                loss = aims(model, name, drawn)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             torch.nn.utils.clip_grad_norm_(parameters, 1.0)
             optimizer.step()
-            losses.append(float(loss.detach()))
+            losses.append(loss.detach())
             done += 1
             bar.update()
-            bar.set_postfix(loss=f"{losses[-1]:.3f}")
+            if fit and done in (stage.warm // 2, stage.warm):  # the rate has not yet turned on how many steps there are
+                losses[-1].item()  # which waits for the device
+                before, clock = clock, time.perf_counter()
+                if done == stage.warm:
+                    each = (clock - before) / (done - stage.warm // 2)
+                    bar.total = steps_in(until - time.time(), each, done, stage.steps)
+                    stage = replace(stage, steps=bar.total)
+                    arguments["steps"] = stage.steps
             if done % every == 0 or done == stage.steps:
+                found = torch.stack(losses).tolist()
+                bar.set_postfix(loss=f"{found[-1]:.3f}")
                 save(path, model, optimizer, done, arguments)
-                log(out / f"{name}.jsonl", name, done, losses, time.time() - started, model, look)
+                log(out / f"{name}.jsonl", name, done, found, time.time() - started, model, look)
                 losses, started = [], time.time()
     save(path, model, optimizer, done, arguments)
     return done
+
+
+def steps_in(seconds: float, each: float, done: int, most: int) -> int:
+    """How many steps a stage has, if as many more are taken as there are seconds for; a tenth is left for the rest."""
+    return max(done, min(most, done + int(0.9 * seconds / each)))
+
+
+def weights(path: Path) -> dict[str, Tensor]:
+    """Of a checkpoint, or of a folder that `from_pretrained` loads."""
+    if path.is_dir():
+        return transformers.AutoModelForImageTextToText.from_pretrained(path, dtype=torch.float32).state_dict()
+    state = checkpoint.read(path)
+    if state is None:
+        raise ValueError(f"there is no {path} to begin from")
+    return state["model"]
 
 
 def begin_both(model, out: Path) -> None:
@@ -239,17 +250,37 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--stage", choices=[*STAGES, "all"], default="all")
     parser.add_argument("--seed", type=int, default=0, help="of the weights and the scenes")
     parser.add_argument("--minutes", type=float, default=math.inf, help="stop after so many; call again to go on")
+    parser.add_argument("--fit", action="store_true", help="as many of the steps as there are --minutes for")
+    parser.add_argument("--steps", type=by_stage, default={}, metavar="STAGE=N,...", help="where not as published")
+    parser.add_argument("--batch", type=by_stage, default={}, metavar="STAGE=N,...", help="scenes of a step")
+    parser.add_argument("--start", type=Path, help="checkpoint or model to begin from (with one --stage)")
+    parser.add_argument("--workers", type=int, default=0, help="processes that draw scenes ahead (default: none)")
+    parser.add_argument("--every", type=int, default=200, help="steps between looks (default: 200)")
     parser.add_argument(
         "--device", default="cuda" if torch.cuda.is_available() else "cpu", help="(default: %(default)s)"
     )
     parser.add_argument("--bfloat16", action="store_true", help="products in bfloat16, where the processor has them")
     options = parser.parse_args(argv)
+    if options.stage == "all" and (options.fit or options.start is not None):
+        parser.error("--fit and --start are for one --stage")
     until = time.time() + 60 * options.minutes
+    how = {name: getattr(options, name) for name in ("seed", "fit", "every", "device", "workers", "start")}
     for name in STAGES if options.stage == "all" else [options.stage]:
-        how = {"seed": options.seed, "until": until, "device": options.device, "halves": options.bfloat16}
-        if run(name, STAGES[name], options.out, **how) < STAGES[name].steps:
+        stage = STAGES[name]
+        stage = replace(stage, steps=options.steps.get(name, stage.steps), batch=options.batch.get(name, stage.batch))
+        if run(name, stage, options.out, until=until, halves=options.bfloat16, **how) < stage.steps:
             break
     return 0
+
+
+def by_stage(text: str) -> dict[str, int]:
+    """Of "words=1000,both=3000"."""
+    found = {name: number for name, _, number in (one.partition("=") for one in text.split(","))}
+    if not found.keys() <= STAGES.keys() or not all(one.isdecimal() and int(one) for one in found.values()):
+        raise argparse.ArgumentTypeError(
+            f"STAGE=N,... with N above 0 and of the stages {', '.join(STAGES)}, got {text}"
+        )
+    return {name: int(number) for name, number in found.items()}
 
 
 if __name__ == "__main__":

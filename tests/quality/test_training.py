@@ -1,6 +1,8 @@
 """The trainer from end to end in a few steps, and the folder it leaves."""
 
+import argparse
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,7 +17,7 @@ from bench.quality import checkpoint, package, train
 from bench.quality.batches import HEAD, pack
 from bench.quality.model import build, logits, seen
 from bench.quality.scenes import scene
-from bench.quality.train import Stage
+from bench.quality.steps import Stage, Steps
 
 SHORT = {
     "words": Stage(steps=4, batch=2, rate=1e-3, first_seed=0, few=2, warm=2),
@@ -55,6 +57,68 @@ def test_a_stop_changes_no_bit(folder, name, tmp_path):
     assert one["optimizer"]["state"].keys() == other["optimizer"]["state"].keys()
     for key, state in one["optimizer"]["state"].items():
         assert all(torch.equal(value, other["optimizer"]["state"][key][part]) for part, value in state.items())
+
+
+@pytest.mark.parametrize("name", ["words", "both"])
+def test_processes_beside_draw_the_same_steps(name):
+    steps = Steps(name, SHORT[name], 7, 12)
+    alone, beside = list(steps.after(0)), list(steps.after(0, workers=2))
+    assert len(alone) == len(beside) == SHORT[name].steps
+    for one, other in zip(alone, beside, strict=True):
+        assert one.keys() == other.keys()
+        assert all(np.array_equal(one[part], other[part]) for part in one)
+    (later,) = steps.after(SHORT[name].steps - 1)
+    assert all(np.array_equal(alone[-1][part], later[part]) for part in later)
+
+
+def test_steps_drawn_beside_change_no_bit(folder, tmp_path):
+    assert train.run("words", SHORT["words"], tmp_path, look=4, workers=1) == SHORT["words"].steps
+    one, other = (checkpoint.read(path / "words.pt")["model"] for path in (folder, tmp_path))
+    assert all(torch.equal(one[key], other[key]) for key in one)
+
+
+def test_a_stage_takes_the_steps_there_is_time_for(tmp_path, monkeypatch):
+    """And goes on with as many."""
+    stage = replace(SHORT["words"], steps=1000)
+    monkeypatch.setattr(train, "steps_in", lambda seconds, each, done, most: done + 1 + int(each <= 0) + most // 1000)
+    monkeypatch.setattr(train.time, "time", lambda: 0.0)
+    assert train.run("words", stage, tmp_path, until=1, fit=True, look=4) == 4
+    assert checkpoint.read(tmp_path / "words.pt")["arguments"]["steps"] == 4
+    assert json.loads((tmp_path / "words.jsonl").read_text())["step"] == 4
+    assert train.run("words", stage, tmp_path, until=1, fit=True, look=4) == 4
+
+
+def test_how_many_steps_fit():
+    assert train.steps_in(10, 0.1, 20, 1000) == 20 + 90
+    assert train.steps_in(10, 0.1, 20, 50) == 50
+    assert train.steps_in(-1, 0.1, 20, 50) == 20
+
+
+def test_a_stage_goes_on_from_other_weights(folder, tmp_path):
+    """A checkpoint's or a folder's; the record says which."""
+    model = build()
+    model.load_state_dict(checkpoint.read(folder / "both.pt")["model"])
+    package.save(model, tmp_path / "model")
+    for path in (folder / "both.pt", tmp_path / "model"):
+        own = train.weights(path)
+        assert own.keys() == model.state_dict().keys()
+        for key, value in model.float().state_dict().items():
+            torch.testing.assert_close(own[key], value, atol=1e-3, rtol=1e-3)
+        out = tmp_path / path.name
+        stage = replace(SHORT["both"], rate=0.0)
+        assert train.run("both", stage, out, look=4, start=path) == stage.steps
+        found = checkpoint.read(out / "both.pt")
+        assert found["arguments"]["start"] == str(path)
+        assert all(torch.equal(found["model"][key], own[key]) for key in own)
+    with pytest.raises(ValueError, match="to begin from"):
+        train.run("both", SHORT["both"], tmp_path / "none", start=tmp_path / "none.pt")
+
+
+def test_options_by_stage():
+    assert train.by_stage("words=3,both=1") == {"words": 3, "both": 1}
+    for wrong in ("word=3", "words=0", "words", ""):
+        with pytest.raises(argparse.ArgumentTypeError, match=f"of the stages words, eyes, both, got {wrong}$"):
+            train.by_stage(wrong)
 
 
 def test_stages_change_their_own_parts(folder):
