@@ -12,27 +12,17 @@ import json
 import sys
 from pathlib import Path
 
-import torch
-import transformers
-
 from ..method_cases import methods_at
-from ..record import machine_facts
-from . import plots
-from .curves import KEEPS, exam, run, where_downsampling_fails
-from .part import Part
-from .scenes import HELD_OUT
+from . import options, plots
+from .curves import KEEPS, points, run, where_downsampling_fails
+from .seating import facts, seated
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
-    first, rest = __doc__.split("\n", 1)
-    parser = argparse.ArgumentParser(prog="python -m bench.quality", description=first, epilog=rest)
-    parser.add_argument("model", type=Path, help="folder of the trained model")
-    parser.add_argument("--scenes", type=int, default=2000, help="how many that were never trained on")
-    parser.add_argument("--each", type=int, metavar="N", help="questions of a scene (default: one of each kind)")
-    parser.add_argument("--keep", type=float, nargs="+", default=KEEPS, metavar="SHARE", help="budgets")
+    parser = options.parser("python -m bench.quality", __doc__)
+    options.curves(parser, KEEPS)
     parser.add_argument("--methods", nargs="+", choices=list(methods_at(0.5)), metavar="NAME", help="only those")
     parser.add_argument("--tuned", type=Path, metavar="JSON", help="what bench.quality.tuning has found")
-    parser.add_argument("--out", type=Path, default=Path(".bench/quality"), help="folder (default: .bench/quality)")
     return parser.parse_args(argv)
 
 
@@ -58,26 +48,24 @@ def markdown(entries: list[dict], keeps: list[float]) -> str:
 
 
 def main(argv: list[str] | None = None) -> int:
-    options = parse(argv)
-    model = transformers.AutoModelForImageTextToText.from_pretrained(options.model, dtype=torch.float32).eval()
-    scenes, asked = exam(options.scenes, each=options.each)
-    options.out.mkdir(parents=True, exist_ok=True)
-    found = {} if options.tuned is None else json.loads(options.tuned.read_text())["methods"]
-    tuned = {name: one["best"] for name, one in found.items()}
-    part = Part(options.out / "part.jsonl", model, asked)
-    entries = run(model, scenes, asked, options.keep, options.methods, tuned, part.entries, part.add)
-    facts = {**machine_facts(), "transformers": transformers.__version__, "scenes": len(scenes), "first_seed": HELD_OUT}
-    record = {"facts": facts, "questions": len(asked), "curves": entries}
-    (options.out / "curves.json").write_text(json.dumps(record) + "\n")
-    table = markdown(entries, list(options.keep))
-    (options.out / "curves.md").write_text(table)
-    plots.curves(entries, options.out / "accuracy.png", "visual_mean", "visual tokens, mean of all layers")
-    plots.curves(entries, options.out / "time.png", "prefill", "time of a prefill, as a share of the unreduced")
+    given = parse(argv)
+    given.out.mkdir(parents=True, exist_ok=True)
+    found = {} if given.tuned is None else json.loads(given.tuned.read_text())["methods"]
+    wanted = points(given.keep, given.methods, {name: one["best"] for name, one in found.items()})
+    with seated(given) as (jobs, asked, part):
+        entries = run(jobs, wanted, part("part.jsonl"))
+    record = {"facts": facts(given), "questions": len(asked), "curves": entries}
+    (given.out / "curves.json").write_text(json.dumps(record) + "\n")
+    table = markdown(entries, list(given.keep))
+    (given.out / "curves.md").write_text(table)
+    plots.curves(entries, given.out / "accuracy.png", "visual_mean", "visual tokens, mean of all layers")
+    if all(one["prefill"] is not None for one in entries):
+        plots.curves(entries, given.out / "time.png", "prefill", "time of a prefill, as a share of the unreduced")
     hard = where_downsampling_fails(entries, asked)
     if hard:
-        plots.curves([entries[0], *hard], options.out / "hard.png", "visual_mean", "visual tokens, mean of all layers")
+        plots.curves([entries[0], *hard], given.out / "hard.png", "visual_mean", "visual tokens, mean of all layers")
     print(table)
-    print(f"Written: {options.out}/curves.json, .md and plots")
+    print(f"Written: {given.out}/curves.json, .md and plots")
     return 0
 
 

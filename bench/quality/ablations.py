@@ -6,27 +6,28 @@ Parts are compared at equal budgets, parameters of the published method by the t
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import dataclasses
 import json
 import sys
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import torch
-import transformers
+from tqdm import tqdm
 
 from pact_ext import PactConfig
 from pact_ext.methods import Method, Pact, Selection, View
 from pact_ext.models.layers import default_threshold, layer_distances, median, recommend
 
-from ..record import machine_facts
-from .asking import answers, inputs
-from .curves import LAYER, TIMED, entry, exam
+from . import options
+from .asking import inputs
+from .curves import LAYER, STOCK, Point, Sitting, exam
+from .curves import measure as point
+from .jobs import Jobs
 from .part import Part
-from .scenes import HELD_OUT
+from .seating import facts, seated
 
 KEEPS = (0.5, 0.25, 0.1, 0.05)
 BASE = PactConfig(layer=LAYER)
@@ -99,7 +100,7 @@ def renumbered(model, layer: int) -> Iterator[None]:
         def hook(module, args, kwargs):
             past = kwargs["past_key_values"].get_seq_length(number)
             hidden = args[0] if args else kwargs["hidden_states"]
-            ids = torch.arange(past, past + hidden.shape[1])[None]
+            ids = torch.arange(past, past + hidden.shape[1], device=hidden.device)[None]
             return args, {**kwargs, "position_embeddings": decoder.rotary_emb(hidden, ids)}
 
         return hook
@@ -119,27 +120,31 @@ def distances(model, scenes: int = LOOKED_AT) -> dict:
     """Of the keys of visual tokens, the largest in each layer, the median over held-out scenes; the layer that
     `pact-ext layers` would choose."""
     found, asked = exam(scenes, each=1)
-    each = torch.stack([layer_distances(model, inputs(found, [one])) for one in asked])
+    each = torch.stack([layer_distances(model, inputs(found, [one], model.device)) for one in asked])
     threshold = default_threshold(BASE)
     return {"median": median(each).tolist(), "threshold": threshold, "recommended": recommend(each, threshold)}
 
 
-def run(model, scenes, asked, keeps, part: Part) -> list[dict]:
+def measure(sitting: Sitting, task: tuple[float | None, Case] | Point) -> dict:
+    """The entry of a case at a budget, or of a curve's point."""
+    if isinstance(task, Point):
+        return point(sitting, task)
+    keep, case = task
+    site = case.method.sites(sitting.model.config.text_config.num_hidden_layers)[0]
+    around = partial(renumbered, sitting.model, site) if case.renumber else contextlib.nullcontext
+    return sitting.point(case.name, keep, case.name, case.method, around)
+
+
+def run(jobs: Jobs, keeps: Sequence[float], part: Part) -> list[dict]:
     """Entries as of the curves; keep is None where the data decides."""
     cases = [(keep, case) for keep in keeps for case in parts(keep)] + [(None, case) for case in parameters()]
+    wanted = {STOCK[:2]: STOCK} | {(case.name, keep): (keep, case) for keep, case in cases}
     done = {(one["name"], one["keep"]): one for one in part.entries}
-    stock = answers(model, scenes, asked)
-    found = [entry("stock", 1.0, "", stock, stock, stock, asked)]
-    for keep, case in cases:
-        if (case.name, keep) not in done:
-            beside = answers(model, scenes, asked[:TIMED])
-            site = case.method.sites(model.config.text_config.num_hidden_layers)[0]
-            with renumbered(model, site) if case.renumber else contextlib.nullcontext():
-                answered = answers(model, scenes, asked, case.method)
-            done[case.name, keep] = entry(case.name, keep, case.name, answered, stock, beside, asked)
-            part.add(done[case.name, keep])
-        found.append(done[case.name, keep])
-    return found
+    missing = [task for key, task in wanted.items() if key not in done]
+    for _, entry in tqdm(jobs.run(measure, missing), total=len(missing), disable=None):
+        done[entry["name"], entry["keep"]] = entry
+        part.add(entry)
+    return [done[key] for key in wanted]
 
 
 def markdown(entries: list[dict], keeps, keys: dict) -> str:
@@ -160,25 +165,17 @@ def markdown(entries: list[dict], keeps, keys: dict) -> str:
 
 
 def main(argv: list[str] | None = None) -> int:
-    first, rest = __doc__.split("\n", 1)
-    parser = argparse.ArgumentParser(prog="python -m bench.quality.ablations", description=first, epilog=rest)
-    parser.add_argument("model", type=Path, help="folder of the trained model")
-    parser.add_argument("--scenes", type=int, default=2000, help="how many that were never trained on")
-    parser.add_argument("--each", type=int, metavar="N", help="questions of a scene (default: one of each kind)")
-    parser.add_argument("--keep", type=float, nargs="+", default=KEEPS, metavar="SHARE", help="budgets")
-    parser.add_argument("--out", type=Path, default=Path(".bench/quality"), help="folder (default: .bench/quality)")
-    options = parser.parse_args(argv)
-    model = transformers.AutoModelForImageTextToText.from_pretrained(options.model, dtype=torch.float32).eval()
-    scenes, asked = exam(options.scenes, each=options.each)
-    options.out.mkdir(parents=True, exist_ok=True)
-    part = Part(options.out / "ablations.part.jsonl", model, asked)
-    entries = run(model, scenes, asked, options.keep, part)
-    keys = distances(model, min(LOOKED_AT, options.scenes))
-    facts = {**machine_facts(), "transformers": transformers.__version__, "scenes": len(scenes), "first_seed": HELD_OUT}
-    record = {"facts": facts, "questions": len(asked), "ablations": entries, "keys": keys}
-    (options.out / "ablations.json").write_text(json.dumps(record) + "\n")
-    table = markdown(entries, options.keep, keys)
-    (options.out / "ablations.md").write_text(table)
+    parser = options.parser("python -m bench.quality.ablations", __doc__)
+    options.curves(parser, KEEPS)
+    given = parser.parse_args(argv)
+    given.out.mkdir(parents=True, exist_ok=True)
+    with seated(given) as (jobs, asked, part):
+        entries = run(jobs, given.keep, part("ablations.part.jsonl"))
+    keys = distances(options.load(given.model, given.device), min(LOOKED_AT, given.scenes))
+    record = {"facts": facts(given), "questions": len(asked), "ablations": entries, "keys": keys}
+    (given.out / "ablations.json").write_text(json.dumps(record) + "\n")
+    table = markdown(entries, given.keep, keys)
+    (given.out / "ablations.md").write_text(table)
     print(table)
     return 0
 

@@ -35,7 +35,7 @@ class Answers:
 
     Attributes:
         texts: as the model words them.
-        first: ``[questions, V]`` log-probabilities of each answer's first word.
+        first: ``[questions, V]`` log-probabilities of each answer's first word, on the CPU.
         visual: visual tokens in each layer, the mean over the questions.
         seconds: of the prefills, one for each batch, from the decoder's input to the first word.
     """
@@ -63,31 +63,34 @@ def prompt(question: Question) -> list[int]:
     return ids + ids_of(f"{question.text} assistant :")
 
 
-def inputs(scenes: Sequence[Scene], asked: Sequence[Asked]) -> dict[str, Tensor]:
-    """A batch padded on the left."""
+def inputs(scenes: Sequence[Scene], asked: Sequence[Asked], device: torch.device | str = "cpu") -> dict[str, Tensor]:
+    """A batch padded on the left, on a device."""
     rows = [prompt(one.question) for one in asked]
     longest = max(map(len, rows))
     ids = torch.tensor([[ID["<pad>"]] * (longest - len(row)) + row for row in rows])
-    images = torch.from_numpy(np.stack([scenes[one.scene].image for one in asked]))
+    images = torch.from_numpy(np.stack([scenes[one.scene].image for one in asked])).to(device)
     return {
-        "input_ids": ids,
-        "attention_mask": (ids != ID["<pad>"]).long(),
+        "input_ids": ids.to(device),
+        "attention_mask": (ids != ID["<pad>"]).long().to(device),
         "pixel_values": (images.permute(0, 3, 1, 2).float() / 255 - 0.5) / 0.5,
     }
 
 
 @torch.inference_mode()
 def answers(model, scenes: Sequence[Scene], asked: Sequence[Asked], method=None, batch: int = 32) -> Answers:
-    """What a model answers, reduced by a method or as it is."""
+    """What a model answers, on the device it is on, reduced by a method or as it is.
+
+    Methods that draw at random draw by the row of a batch: another size of batches is another draw.
+    """
     texts, first, visual, seconds = [], [], [], []
     reduced = contextlib.nullcontext() if method is None else pact_ext.apply(model, method)
     with reduced as handle, _timed(model.get_decoder(), seconds):
         for some in _batches(asked, batch):
-            given = inputs(scenes, some)
+            given = inputs(scenes, some, model.device)
             out = model.generate(
                 **given, max_new_tokens=LONGEST, do_sample=False, output_logits=True, return_dict_in_generate=True
             )
-            first.append(out.logits[0].float().log_softmax(dim=-1))
+            first.append(out.logits[0].float().log_softmax(dim=-1).cpu())
             found = out.sequences[:, given["input_ids"].shape[1] :].tolist()
             texts += [" ".join(WORDS[i] for i in ids[: (*ids, ID["<eos>"]).index(ID["<eos>"])]) for ids in found]
             layers = model.config.text_config.num_hidden_layers
@@ -105,11 +108,16 @@ def _timed(decoder: torch.nn.Module, seconds: list[float]):
     """Notes how long the decoder takes for each call with more than one token a row."""
     started: list[float] = []
 
+    def now(embeds: Tensor) -> float:
+        if embeds.is_cuda:
+            torch.cuda.synchronize(embeds.device)
+        return time.perf_counter()
+
     def before(module, args, kwargs) -> None:
-        started.append(time.perf_counter())
+        started.append(now(kwargs["inputs_embeds"]))
 
     def after(module, args, kwargs, output) -> None:
-        took = time.perf_counter() - started.pop()
+        took = now(kwargs["inputs_embeds"]) - started.pop()
         if kwargs["inputs_embeds"].shape[1] > 1:
             seconds.append(took)
 

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import contextlib
+import functools
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from tqdm import tqdm
 
 from ..method_cases import methods_at
 from .asking import Answers, Asked, answers
+from .jobs import Jobs
+from .options import load
+from .part import Part
 from .scenes import HELD_OUT, Scene, scene
 
 KEEPS = (0.7, 0.5, 0.35, 0.25, 0.15, 0.1, 0.05, 0.02)
@@ -39,64 +45,111 @@ def interval(right: np.ndarray, owners: np.ndarray, seed: int = 0) -> tuple[floa
     return float(low), float(high)
 
 
-def entry(
-    name: str, keep: float, method: str, found: Answers, stock: Answers, beside: Answers, asked: Sequence[Asked]
-) -> dict[str, Any]:
-    """A point of a curve; `beside` answered the first questions unreduced just before."""
-    right, owners = found.right(asked), np.array([one.scene for one in asked])
-    kinds = np.array([one.question.kind for one in asked])
-    divergence = (stock.first.exp() * (stock.first - found.first)).sum(dim=-1)
-    return {
-        "name": name,
-        "keep": keep,
-        "method": method,
-        "visual": found.visual[-1],
-        "visual_mean": float(np.mean(found.visual)),
-        "accuracy": float(right.mean()),
-        "interval": interval(right, owners),
-        "by_kind": {kind: float(right[kinds == kind].mean()) for kind in np.unique(kinds).tolist()},
-        "agreement": float(np.mean([a == b for a, b in zip(found.texts, stock.texts, strict=True)])),
-        "divergence": float(divergence.mean()),
-        "prefill": found.share_of_time(beside),
-        "right": right.astype(int).tolist(),
-    }
+class Sitting:
+    """A model at an exam: what it answers as it is, and reduced.
+
+    Args:
+        batch: questions at once.
+        timed: also how long a prefill takes, beside the unreduced model asked a moment before; of no meaning where
+            others use the device too.
+    """
+
+    def __init__(self, model, scenes: Sequence[Scene], asked: Sequence[Asked], batch: int = 32, timed: bool = True):
+        self.model, self.scenes, self.asked, self.batch, self.timed = model, scenes, asked, batch, timed
+
+    @classmethod
+    def of(cls, folder: Path, device: str, exam_of: tuple, batch: int, timed: bool) -> Sitting:
+        """Of a model's folder; `exam_of` are the arguments of `exam`."""
+        return cls(load(folder, device), *exam(*exam_of), batch, timed)
+
+    @functools.cached_property
+    def stock(self) -> Answers:
+        return self.ask()
+
+    def ask(self, method=None, first: int | None = None) -> Answers:
+        """All questions, or only the first."""
+        return answers(self.model, self.scenes, self.asked[:first], method, self.batch)
+
+    def point(self, name: str, keep: float | None, said: str, method=None, around=contextlib.nullcontext) -> dict:
+        """Accuracy of all and by kind, its interval, agreement and divergence KL(stock || reduced) of the first word
+        with the model as it is, visual tokens in the last layer and on the mean of all, the time of a prefill as a
+        share of the unreduced one's a moment before (None where it is not timed), and which questions were answered
+        right.
+
+        Args:
+            method: that acts, None for the model as it is.
+            said: what the record calls it.
+            around: makes a context for the model to be asked in.
+        """
+        stock = self.stock
+        if method is None:
+            found, share = stock, 1.0 if self.timed else None
+        else:
+            beside = self.ask(first=TIMED) if self.timed else None
+            with around():
+                found = self.ask(method)
+            share = None if beside is None else found.share_of_time(beside)
+        right, owners = found.right(self.asked), np.array([one.scene for one in self.asked])
+        kinds = np.array([one.question.kind for one in self.asked])
+        divergence = (stock.first.exp() * (stock.first - found.first)).sum(dim=-1)
+        return {
+            "name": name,
+            "keep": keep,
+            "method": said,
+            "visual": found.visual[-1],
+            "visual_mean": float(np.mean(found.visual)),
+            "accuracy": float(right.mean()),
+            "interval": interval(right, owners),
+            "by_kind": {kind: float(right[kinds == kind].mean()) for kind in np.unique(kinds).tolist()},
+            "agreement": float(np.mean([a == b for a, b in zip(found.texts, stock.texts, strict=True)])),
+            "divergence": float(divergence.mean()),
+            "prefill": share,
+            "right": right.astype(int).tolist(),
+        }
 
 
-def run(
-    model,
-    scenes: Sequence[Scene],
-    asked: Sequence[Asked],
-    keeps: Sequence[float] = KEEPS,
-    only=None,
-    tuned: Mapping[str, str] = MappingProxyType({}),
-    known: Sequence[dict] = (),
-    tell: Callable[[dict], None] = lambda entry: None,
-) -> list[dict]:
+class Point(NamedTuple):
+    """Of a curve: the method by its name, a budget, and what `pact_ext.apply` is given ("": the model as it is)."""
+
+    name: str
+    keep: float
+    method: str
+
+
+STOCK = Point("stock", 1.0, "")
+
+
+def measure(sitting: Sitting, point: Point) -> dict[str, Any]:
+    return sitting.point(*point, point.method or None)
+
+
+def points(keeps: Sequence[float], only=None, tuned: Mapping[str, str] = MappingProxyType({})) -> list[Point]:
     """The model as it is, then every method (or `only` those names) at every budget.
 
     Args:
         tuned: what is added to a method's arguments, by its name.
-        known: entries of an earlier run that need not be measured again.
-        tell: what is done with each entry as soon as it is there.
-
-    Returns:
-        Of each: accuracy of all and by kind, its interval, agreement and divergence KL(stock || reduced) of the first
-        word with the model as it is, visual tokens in the last layer and on the mean of all, the time of a prefill as a
-        share of the unreduced one's a moment before, and which questions were answered right.
     """
-    stock = answers(model, scenes, asked)
-    found = [entry("stock", 1.0, "", stock, stock, stock, asked)]
-    done = {(one["name"], one["keep"]): one for one in known}
     names = list(only or methods_at(0.5))
-    for name, keep in tqdm([(name, keep) for name in names for keep in keeps], disable=None):
-        method = methods_at(keep, LAYER, LATER)[name] + tuned.get(name, "")
-        if (name, keep) not in done or done[name, keep]["method"] != method:
-            beside = answers(model, scenes, asked[:TIMED])
-            answered = answers(model, scenes, asked, method)
-            done[name, keep] = entry(name, keep, method, answered, stock, beside, asked)
-            tell(done[name, keep])
-        found.append(done[name, keep])
-    return found
+    return [STOCK] + [
+        Point(name, keep, methods_at(keep, LAYER, LATER)[name] + tuned.get(name, ""))
+        for name in names
+        for keep in keeps
+    ]
+
+
+def run(jobs: Jobs, wanted: Sequence[Point], part: Part) -> list[dict]:
+    """Entries of the points, as `Sitting.point` describes them, of which those in the part are not measured again.
+
+    Where it stops early, budgets are whole: the points of one are measured before those of the next.
+    """
+    done = {(one["name"], one["keep"]): one for one in part.entries}
+    missing = [one for one in wanted if done.get(one[:2], {}).get("method") != one.method]
+    keeps = list(dict.fromkeys(one.keep for one in wanted))
+    missing.sort(key=lambda one: keeps.index(one.keep))
+    for point, entry in tqdm(jobs.run(measure, missing), total=len(missing), disable=None):
+        done[point[:2]] = entry
+        part.add(entry)
+    return [done[one[:2]] for one in wanted]
 
 
 def where_downsampling_fails(entries: Sequence[dict], asked: Sequence[Asked]) -> list[dict]:

@@ -6,20 +6,18 @@ which `python -m bench.quality --tuned` takes.
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
+from functools import partial
 from itertools import product
 from pathlib import Path
 
-import numpy as np
-import torch
-import transformers
 from tqdm import tqdm
 
 from ..method_cases import methods_at
-from .asking import answers
-from .curves import LATER, LAYER, exam
+from . import options
+from .curves import LATER, LAYER, Sitting
+from .jobs import Jobs
 
 FIRST = 850_000_000
 """Seeds from here on are for tuning: neither trained on, nor looked at while training, nor held out."""
@@ -49,34 +47,37 @@ def suffixes(name: str) -> list[str]:
     return ["".join(f";{k}={v}" for k, v in zip(values, some, strict=True)) for some in product(*values.values())]
 
 
-def tune(model, scenes: int, each: int | None, names: list[str]) -> dict[str, dict]:
+def measure(sitting: Sitting, task: tuple[str, str]) -> float:
+    """The accuracy of a method, by its name, with what is added to its arguments."""
+    name, added = task
+    return float(sitting.ask(methods_at(KEEP, LAYER, LATER)[name] + added).right(sitting.asked).mean())
+
+
+def tune(jobs: Jobs, names: list[str]) -> dict[str, dict]:
     """Of each method the best setting (the first of equals) and the accuracy of all, at a quarter of the tokens."""
-    found, asked = exam(scenes, FIRST, each)
+    tasks = [(name, one) for name in names for one in suffixes(name)]
+    scores = dict(tqdm(jobs.run(measure, tasks), total=len(tasks), disable=None))
     tuned = {}
-    for name in tqdm(names, disable=None):
-        method = methods_at(KEEP, LAYER, LATER)[name]
-        scores = [float(answers(model, found, asked, method + one).right(asked).mean()) for one in suffixes(name)]
-        tuned[name] = {
-            "best": suffixes(name)[int(np.argmax(scores))],
-            "tried": dict(zip(suffixes(name), scores, strict=True)),
-        }
+    for name in names:
+        tried = {one: scores[name, one] for one in suffixes(name)}
+        tuned[name] = {"best": max(tried, key=tried.get), "tried": tried}
     return tuned
 
 
 def main(argv: list[str] | None = None) -> int:
-    first, rest = __doc__.split("\n", 1)
-    parser = argparse.ArgumentParser(prog="python -m bench.quality.tuning", description=first, epilog=rest)
-    parser.add_argument("model", type=Path, help="folder of the trained model")
+    parser = options.parser("python -m bench.quality.tuning", __doc__)
+    options.jobs(parser)
     parser.add_argument("--scenes", type=int, default=150)
     parser.add_argument("--each", type=int, metavar="N", default=2, help="questions of a scene (default: 2)")
     parser.add_argument("--methods", nargs="+", choices=list(SETTINGS), default=list(SETTINGS), metavar="NAME")
-    parser.add_argument("--out", type=Path, default=Path(".bench/quality/tuned.json"))
-    options = parser.parse_args(argv)
-    model = transformers.AutoModelForImageTextToText.from_pretrained(options.model, dtype=torch.float32).eval()
-    tuned = tune(model, options.scenes, options.each, options.methods)
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    record = {"first_seed": FIRST, "scenes": options.scenes, "each": options.each, "keep": KEEP, "methods": tuned}
-    options.out.write_text(json.dumps(record, indent=1) + "\n")
+    parser.add_argument("--out", type=Path, default=options.FOLDER / "tuned.json")
+    given = parser.parse_args(argv)
+    exam_of = (given.scenes, FIRST, given.each)
+    with Jobs(given.jobs, partial(Sitting.of, given.model, given.device, exam_of, given.batch, False)) as jobs:
+        tuned = tune(jobs, given.methods)
+    given.out.parent.mkdir(parents=True, exist_ok=True)
+    record = {"first_seed": FIRST, "scenes": given.scenes, "each": given.each, "keep": KEEP, "methods": tuned}
+    given.out.write_text(json.dumps(record, indent=1) + "\n")
     for name, one in tuned.items():
         print(f"{name:<26}{one['best'] or '-':<40}{max(one['tried'].values()):.3f}")
     return 0

@@ -34,17 +34,41 @@ def made(folder):
 
 
 def test_a_second_call_measures_nothing_again(folder, made, tmp_path, monkeypatch):
-    """Not of the same model and the same questions; of others, it does."""
+    """Not of the same model and the same questions; of others, it does. A line torn by a stop is measured again."""
     shutil.copy(made / "part.jsonl", tmp_path)
     again = ["--each", "2", "--keep", "0.5", "--methods", "random", "--out", str(tmp_path)]
     asked = []
-    monkeypatch.setattr(curves, "answers", lambda *arguments: asked.append(arguments[3:]) or asking.answers(*arguments))
+
+    def answers(model, scenes, questions, method, batch):
+        asked.append(method)
+        return asking.answers(model, scenes, questions, method, batch)
+
+    monkeypatch.setattr(curves, "answers", answers)
     assert command.main([str(folder), "--scenes", "3", *again]) == 0
-    assert asked == [()]
+    assert asked == []
     first, second = (json.loads((path / "curves.json").read_text())["curves"][1] for path in (made, tmp_path))
     assert first == second
+    with (tmp_path / "part.jsonl").open("a") as file:
+        file.write('["torn')
     assert command.main([str(folder), "--scenes", "2", *again]) == 0
-    assert asked[1:] == [(), (), ("random:keep=0.500000",)]
+    assert asked == [None, None, "random:keep=0.500000"]
+    assert len((tmp_path / "part.jsonl").read_text().splitlines()) == 7 + 2
+
+
+def test_processes_side_by_side_find_the_same_and_time_nothing(folder, made, tmp_path):
+    chosen = ["--methods", "random", "pact", "--keep", "0.5", "0.1"]
+    arguments = ["--scenes", "3", "--each", "2", *chosen, "--jobs", "2", "--out", str(tmp_path)]
+    assert command.main([str(folder), *arguments]) == 0
+    alone, beside = (
+        {(one["name"], one["keep"]): one for one in json.loads((path / "curves.json").read_text())["curves"]}
+        for path in (made, tmp_path)
+    )
+    assert len(beside) == 5
+    for key, one in beside.items():
+        assert one.pop("prefill") is None
+        assert one == {name: value for name, value in alone[key].items() if name != "prefill"}
+    assert (tmp_path / "accuracy.png").exists()
+    assert not (tmp_path / "time.png").exists()
 
 
 def test_the_questions_of_an_exam():

@@ -2,12 +2,13 @@
 
 import json
 
+import numpy as np
 import pytest
 
 pytest.importorskip("transformers", minversion="4.57", reason="the small model is one of transformers")
 
 from bench.method_cases import methods_at
-from bench.quality import package, tuning
+from bench.quality import curves, package, tuning
 from bench.quality.model import build
 from bench.quality.scenes import HELD_OUT
 from bench.quality.train import TUNING
@@ -34,9 +35,9 @@ def test_the_best_of_what_was_tried_is_taken(tmp_path, monkeypatch):
             self.method = arguments[3]
 
         def right(self, asked):
-            return tuning.np.array([float("alpha=0.75" in self.method)])
+            return np.array([float("alpha=0.75" in self.method)])
 
-    monkeypatch.setattr(tuning, "answers", Right)
+    monkeypatch.setattr(curves, "answers", Right)
     package.save(build(), tmp_path / "model")
     shape = ["--scenes", "1", "--methods", "hired", "divprune", "--out", str(tmp_path / "tuned.json")]
     assert tuning.main([str(tmp_path / "model"), *shape]) == 0
