@@ -14,6 +14,7 @@
 #   make gpu-sanitize  small cases of every kernel under compute-sanitizer
 #   make gpu-bench     measure, and write bench/results/<gpu>.json and .md (ARGS="--quick" for a short one)
 #   make gpu           all three
+#   make gpu-quality   train the small model with three seeds and measure it (ARGS="--out FOLDER"; ten minutes)
 PYTHON ?= python3
 TORCH ?= 2.13.0
 TRANSFORMERS ?= 5.23.0
@@ -28,7 +29,7 @@ CXX_FILES := $(shell find csrc tests -name '*.cpp' -o -name '*.h' -o -name '*.cu
 OPERATOR_TESTS := $(wildcard tests/test_op_*.py)
 KERNEL_TESTS := tests/test_emulator.py $(foreach kernel,euti gram segment_mean select,tests/test_cuda_$(kernel).py)
 
-.PHONY: demo test vllm fuzz bench sanitize lint format wheel kernel-resources gpu gpu-build gpu-test gpu-sanitize gpu-bench clean
+.PHONY: demo test vllm fuzz bench sanitize lint format wheel kernel-resources gpu gpu-build gpu-test gpu-sanitize gpu-bench gpu-quality clean
 
 demo: $(VENV)/built
 	$(BIN)/pact-ext demo $(ARGS)
@@ -110,6 +111,9 @@ gpu-sanitize: gpu-build
 
 gpu-bench: gpu-build
 	$(GPU_PYTHON) -m bench.gpu $(ARGS)
+
+gpu-quality: gpu-build
+	$(GPU_PYTHON) -m bench.quality.on_gpu $(or $(ARGS),--out .bench/quality/gpu)
 
 clean:
 	rm -rf $(VENV) .venv-vllm build dist *.egg-info pact_ext/*.so

@@ -1,15 +1,23 @@
-"""How many questions the small model answers right."""
+"""How many questions the small model answers right, by kind and of all.
+
+Asks every question of the scenes that were never trained on, of one model or several; writes JSON.
+"""
 
 from __future__ import annotations
 
+import argparse
+import json
+import sys
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import torch
 
 from .batches import HEAD, embedded, pack, told
 from .model import logits, seen
-from .scenes import Scene
+from .options import FOLDER, load
+from .scenes import HELD_OUT, Scene, scene
 from .words import ID
 
 
@@ -48,3 +56,27 @@ def accuracy(model, scenes: list[Scene], stage: str = "both") -> dict[str, float
                 asked[kind] += 1
     result = {kind: right[kind] / asked[kind] for kind in sorted(asked)}
     return {**result, "all": sum(right.values()) / sum(asked.values())}
+
+
+def main(argv: list[str] | None = None) -> int:
+    first, rest = __doc__.split("\n", 1)
+    parser = argparse.ArgumentParser(prog="python -m bench.quality.evaluate", description=first, epilog=rest)
+    parser.add_argument("models", type=Path, nargs="+", help="folders of trained models")
+    parser.add_argument("--scenes", type=int, default=2000, help="how many that were never trained on")
+    parser.add_argument(
+        "--device", default="cuda" if torch.cuda.is_available() else "cpu", help="(default: %(default)s)"
+    )
+    parser.add_argument("--out", type=Path, default=FOLDER / "accuracy.json")
+    given = parser.parse_args(argv)
+    scenes = [scene(HELD_OUT + number) for number in range(given.scenes)]
+    found = {str(folder): accuracy(load(folder, given.device), scenes) for folder in given.models}
+    given.out.parent.mkdir(parents=True, exist_ok=True)
+    record = {"scenes": given.scenes, "first_seed": HELD_OUT, "models": found}
+    given.out.write_text(json.dumps(record, indent=1) + "\n")
+    for folder, kinds in found.items():
+        print(folder, *(f"{kind} {share:.3f}" for kind, share in kinds.items()), sep="  ")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

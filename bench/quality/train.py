@@ -250,7 +250,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--stage", choices=[*STAGES, "all"], default="all")
     parser.add_argument("--seed", type=int, default=0, help="of the weights and the scenes")
     parser.add_argument("--minutes", type=float, default=math.inf, help="stop after so many; call again to go on")
-    parser.add_argument("--fit", action="store_true", help="as many of the steps as there are --minutes for")
+    parser.add_argument("--until", type=float, default=math.inf, help="stop at that moment, in seconds since 1970")
+    parser.add_argument("--fit", action="store_true", help="as many of the steps as there is time for")
     parser.add_argument("--steps", type=by_stage, default={}, metavar="STAGE=N,...", help="where not as published")
     parser.add_argument("--batch", type=by_stage, default={}, metavar="STAGE=N,...", help="scenes of a step")
     parser.add_argument("--start", type=Path, help="checkpoint or model to begin from (with one --stage)")
@@ -263,7 +264,7 @@ def main(argv: list[str] | None = None) -> int:
     options = parser.parse_args(argv)
     if options.stage == "all" and (options.fit or options.start is not None):
         parser.error("--fit and --start are for one --stage")
-    until = time.time() + 60 * options.minutes
+    until = min(options.until, time.time() + 60 * options.minutes)
     how = {name: getattr(options, name) for name in ("seed", "fit", "every", "device", "workers", "start")}
     for name in STAGES if options.stage == "all" else [options.stage]:
         stage = STAGES[name]
