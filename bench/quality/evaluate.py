@@ -50,9 +50,10 @@ def accuracy(model, scenes: list[Scene], stage: str = "both") -> dict[str, float
         head = model.get_input_embeddings()(batch.ids.new_tensor(HEAD)).expand(len(some), -1, -1)
         embeds = torch.cat([head, tokens, model.get_input_embeddings()(batch.ids)], dim=1)
         found = logits(model, embeds, batch.mask, batch.places)[:, -batch.ids.shape[1] :].argmax(dim=-1)
+        found, targets = found.cpu(), batch.targets.cpu()
         for row, questions in enumerate(batch.kinds):
             for kind, where in questions:
-                right[kind] += bool((found[row, where] == batch.targets[row, where]).all())
+                right[kind] += bool((found[row, where] == targets[row, where]).all())
                 asked[kind] += 1
     result = {kind: right[kind] / asked[kind] for kind in sorted(asked)}
     return {**result, "all": sum(right.values()) / sum(asked.values())}

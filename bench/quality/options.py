@@ -40,6 +40,7 @@ def curves(found: argparse.ArgumentParser, keeps: Sequence[float]) -> None:
 
 
 def load(model: Path, device: str) -> transformers.PreTrainedModel:
-    """In float32, ready to be asked."""
+    """In float32, without TF32 in convolutions either, ready to be asked."""
+    torch.backends.cudnn.allow_tf32 = False
     found = transformers.AutoModelForImageTextToText.from_pretrained(model, dtype=torch.float32)
     return found.eval().to(device)

@@ -136,6 +136,7 @@ def run(
         ValueError: a damaged checkpoint, one of other arguments, or a stage whose turn has not come.
     """
     path, cuda = out / f"{name}.pt", torch.device(device).type == "cuda"
+    torch.backends.cuda.enable_cudnn_sdp(False)  # which plans anew for each length
     model = build(seed, "sdpa" if cuda else "sdpa_float32").to(device)
     parameters = trained(model, name)
     optimizer = torch.optim.AdamW(parameters, lr=stage.rate, betas=(0.9, 0.98), weight_decay=0.02, fused=cuda)
