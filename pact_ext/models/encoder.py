@@ -100,11 +100,15 @@ class EncoderViews:
         features = {one.data_ptr(): one for one in given["mm_encoder_outputs"]["image"].pooler_output}
         found = list(features.values())  # without the copies that `generate` makes of them
         ok = len(found) == len(images) and self.first[-1] == len(self.seen.projected)
+        same = []
         for one, image, first in zip(found, images, self.first, strict=False):
-            patch = image.patches.to(one.device)
-            of_tower = self.seen.projected[first : first + image.tiles].flatten(0, 1)
-            ok = ok and len(one) == image.count and torch.equal(one[patch >= 0], of_tower[patch[patch >= 0]])
-        if not ok:
+            ok = ok and len(one) == image.count
+            if ok:
+                at = (image.patches >= 0).nonzero().flatten()
+                of_tower = self.seen.projected[first : first + image.tiles].flatten(0, 1)
+                at, patches = (x.to(one.device, non_blocking=True) for x in (at, image.patches[at]))
+                same.append((one[at] == of_tower[patches]).all())
+        if not ok or not torch.stack(same).all():
             raise RuntimeError(
                 f"{self.caller}: the features in mm_encoder_outputs must be what the vision tower gave last, whole, "
                 "got others; let generate encode the pictures, without prefill_chunk_size"
@@ -127,10 +131,12 @@ class EncoderViews:
         patches, order = is_patch.nonzero().flatten(), is_patch.cumsum(0) - 1  # among the patches, of each token
         tiles = []
         for picture, own, region in found:
-            own, region = (None if at is None else order[at[at >= 0]].to(device) for at in (own, region))
+            own, region = (
+                None if at is None else order[at[at >= 0]].to(device, non_blocking=True) for at in (own, region)
+            )
             tiles.append(Tile(own, picture, region))
         numbers, inside = (seen_at[patches] // self.count).unique(return_inverse=True)
-        inside = (inside * self.count + seen_at[patches] % self.count).to(device)
+        inside = (inside * self.count + seen_at[patches] % self.count).to(device, non_blocking=True)
 
         def of_all(of_tile: Callable[[int], Tensor]) -> Tensor:
             """What is known of each tile's patches, for the view's own."""
@@ -146,7 +152,7 @@ class EncoderViews:
             tiles=tiles,
             features=of_all(self.seen.features.__getitem__),
             project=self.tower.projector.forward,
-            places=None if len(patches) == len(places) else patches.to(device),
+            places=None if len(patches) == len(places) else patches.to(device, non_blocking=True),
         )
 
     def _input(self, layer: int, number: int) -> Tensor:

@@ -202,6 +202,7 @@ class Pass:
         present = padding(mask, past, hidden.shape[1])
         if present is not None:
             present = present.cpu().expand(len(hidden), -1)
+        self.given = {**self.given, "input_ids": self.given["input_ids"].cpu()}  # once, for all that look at them
         prompt = read(
             self.core, plan.family, self.given, None if present is None else present[:, past:], plan.per_image
         )
@@ -272,7 +273,7 @@ class Pass:
             if cache is not None:
                 add_stage(cache, columns)
         if self.present is not None and not self.present.all():
-            hidden_now = ~self.present.to(columns.source.device).gather(1, columns.source)
+            hidden_now = ~self.present.to(columns.source.device, non_blocking=True).gather(1, columns.source)
             columns.log_sizes = columns.log_sizes.masked_fill(hidden_now, -torch.inf)
             columns.plain, columns.padded = False, columns.padded | ~self.present.all(dim=1)
         start = columns.count

@@ -37,13 +37,14 @@ def padding(mask: Tensor | None, past: int, queries: int) -> Tensor | None:
     fits = (visible == wanted) | ~wanted.any(-1, keepdim=True) & visible.all(-1, keepdim=True)
     if mask.dtype != torch.bool:
         fits &= visible | (mask <= HIDDEN)
-    if not fits.all():
+    found = torch.cat([present[:, 0, 0], fits.all().expand(len(present), 1)], dim=1).cpu()  # one wait for both
+    if not found[0, -1]:
         raise RuntimeError(
             "pact_ext: attention_mask must be causal but for padding in a call that brings images, for every token to "
             "be seen by all after it or by none; this one is not. Images that attend both ways and packed sequences "
             "(position_ids that start again) cannot be reduced"
         )
-    return present[:, 0, 0]
+    return found[:, :-1]
 
 
 def check_length(mask: Tensor, past: int, queries: int) -> None:

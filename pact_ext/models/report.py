@@ -15,19 +15,24 @@ class Stopwatch:
     """Time of a stretch of work: events on a CUDA device, so that nothing waits; the clock elsewhere."""
 
     def __init__(self, device: torch.device) -> None:
+        self._device = device
         self._events = [torch.cuda.Event(enable_timing=True) for _ in range(2)] if device.type == "cuda" else None
         self._seconds = 0.0
 
     def __enter__(self) -> Stopwatch:
         if self._events:
-            self._events[0].record()
+            self._record(0)
         self._seconds = -time.perf_counter()
         return self
 
     def __exit__(self, *exception) -> None:
         self._seconds += time.perf_counter()
         if self._events:
-            self._events[1].record()
+            self._record(1)
+
+    def _record(self, which: int) -> None:
+        """On the stream that does the work, which need not be the current device's."""
+        self._events[which].record(torch.cuda.current_stream(self._device))
 
     def seconds(self, synchronize: bool) -> float | None:
         """The time; None while the device has not come that far and `synchronize` is False."""

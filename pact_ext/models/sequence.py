@@ -14,6 +14,8 @@ from .prompt import Prompt
 class Sequence:
     """The columns ``[B, q]`` of a call before a site.
 
+    Everything is on the device, where copies from the host need not be waited for.
+
     Attributes:
         visual: for each row the columns of its visual tokens, ascending, as groups that are reduced together.
         counts: how many tokens each group had in the call.
@@ -43,12 +45,12 @@ class Sequence:
         lead = rows * [0] if present is None else (present.cumsum(1) == 0).sum(1).tolist()
         sizes = torch.ones(rows, width, dtype=torch.int64) if present is None else present.long()
         return cls(
-            visual=prompt.visual,
+            visual=[[places.to(device, non_blocking=True) for places in groups] for groups in prompt.visual],
             counts=[list(map(len, groups)) for groups in prompt.visual],
             lead=lead,
             tail=[width - 1 - int(groups[-1][-1]) if groups else width for groups in prompt.visual],
             source=torch.arange(width, device=device).expand(rows, -1),
-            sizes=sizes.to(device),
+            sizes=sizes.to(device, non_blocking=True),
             holes=present is not None and int(present.sum()) + sum(lead) < present.numel(),
             plain=present is None or bool(present.all()),
             prompt=prompt,

@@ -126,7 +126,7 @@ class Scene:
         return int((self.sequence.sizes[row, self.sequence.width - tail :] > 0).sum())
 
     def _embedded(self, row: int, at: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
-        visual = torch.cat(self.sequence.prompt.visual[row]).to(self.embedded.device)
+        visual = torch.cat(self.sequence.prompt.visual[row]).to(self.embedded.device, non_blocking=True)
         text = self.sequence.source[row, self.sequence.text(row)].to(self.embedded.device)
         return self.embedded[row, visual].to(hidden.device), self.embedded[row, text].to(hidden.device)
 
@@ -138,7 +138,8 @@ class Scene:
         index = {place: i for i, place in enumerate(self.sequence.source[row, at].tolist())}
         found = []
         for places, _, image in self._pictures[row]:
-            here = torch.tensor([index[place] for place in places.tolist() if place in index], device=at.device)
+            here = torch.tensor([index[place] for place in places.tolist() if place in index])
+            here = here.to(at.device, non_blocking=True)
             if not len(here):
                 continue  # of another group
             spans = [] if image is None else image.grids
