@@ -10,7 +10,8 @@
 #                  (CUDA_ARCHS="8.0;9.0a;12.0+PTX" to choose, PACT_CUDA=0 to leave it out)
 #   make kernel-resources  rewrite the table of registers and shared memory (tests/kernel_resources.json)
 # On a machine with a GPU, with the Python and torch that are there (PYTHON=... to choose), installing nothing:
-#   make gpu-test      the operator tests with the cuda backend, and the tests that only a GPU can run
+#   make gpu-test      the operator tests with the cuda backend, the tests that only a GPU can run, and models on it where
+#                      there is transformers
 #   make gpu-sanitize  small cases of every kernel under compute-sanitizer
 #   make gpu-bench     measure, and write bench/results/<gpu>.json and .md (ARGS="--quick" for a short one)
 #   make gpu           all three
@@ -104,7 +105,8 @@ gpu-build:
 	$(PYTHON) setup.py -q build_ext --inplace
 
 gpu-test: gpu-build
-	$(GPU_PYTHON) -m pytest -q -p no:cacheprovider -k "not emulated" $(OPERATOR_TESTS) tests/test_memory.py tests/test_gpu.py tests/test_gpu_compile.py $(ARGS)
+	$(GPU_PYTHON) -m pytest -q -p no:cacheprovider -k "not emulated and not pretended" $(OPERATOR_TESTS) tests/test_memory.py \
+	$(wildcard tests/test_gpu*.py) $(wildcard tests/models/test_gpu_*.py) $(ARGS)
 
 gpu-sanitize: gpu-build
 	$(GPU_PYTHON) tests/gpu_sanitize.py
