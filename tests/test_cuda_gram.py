@@ -43,10 +43,9 @@ class Keys:
         self.n = len(keys) if index is None else len(index)
         rows = as_numpy(keys)
         self.packed = np.full((self.n, width), 0x7FFF if rows.dtype == np.uint16 else np.nan, rows.dtype)
-        dev.pack_rows(self.dtype, rows, index, self.packed, seed)
         self.inv_norm = np.full(self.n, np.nan)
         self.bad = np.zeros(1, np.int32)
-        dev.norms(self.dtype, self.packed, self.inv_norm, self.bad, seed)
+        dev.prepare_keys(self.dtype, rows, index, self.packed, self.inv_norm, self.bad, seed)
 
     def density(self, dn=0.5, gaussian=False, cutoff=0.3, adjacency=True):
         tiles = -(-self.n // self.dev.gram_tile)
@@ -123,7 +122,7 @@ def test_thread_order_changes_no_bit(dev, dtype):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("dk", [24, 1048])
+@pytest.mark.parametrize("dk", [24, 1048, 4104])  # the last is more than a block's shared memory holds at once
 def test_equal_and_opposite_keys_are_exact(dev, dtype, dk):
     row = torch.randn(1, dk).to(dtype)
     equal = Keys(dev, row.repeat(140, 1))
@@ -215,8 +214,8 @@ def test_nearest_reads_the_count_on_the_device(dev, count):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("width", [1, 7, 8, 300])
-def test_pack_rows_scales_by_powers_of_two(dev, dtype, width):
+@pytest.mark.parametrize("width", [1, 7, 8, 300, 4101])
+def test_keys_are_scaled_by_powers_of_two(dev, dtype, width):
     keys = torch.randn(19, width).to(dtype) * 2.0 ** torch.randint(-8, 9, (19, 1)).to(dtype)
     index = torch.randint(0, 19, (23,))
     run = Keys(dev, keys, index.numpy().astype(np.int32))
@@ -229,6 +228,20 @@ def test_pack_rows_scales_by_powers_of_two(dev, dtype, width):
     assert (packed[:, width:] == 0).all()
     norm = packed.double().square().sum(dim=1).sqrt()
     torch.testing.assert_close(torch.from_numpy(run.inv_norm), 1 / norm, rtol=1e-5, atol=0)
+
+
+def test_rows_that_stay_in_place_have_the_norms_of_a_copy(dev):
+    """float16 needs no scaling: without a copy, and with nothing wanted but the copy."""
+    rows = as_numpy(clustered(21, 264, torch.float16))
+    packed, inv_norm, in_place = np.zeros_like(rows), np.zeros(21), np.zeros(21)
+    dev.prepare_keys("float16", rows, None, packed, inv_norm, None, 0)
+    dev.prepare_keys("float16", rows, None, None, in_place, None, 0)
+    assert np.array_equal(packed, rows)
+    assert np.array_equal(in_place, inv_norm)
+    assert (inv_norm > 0).all()
+    alone = np.zeros_like(rows)
+    dev.prepare_keys("float16", rows, None, alone, None, None, 0)
+    assert np.array_equal(alone, rows)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -22,9 +22,8 @@ static std::tuple<Tensor, Tensor> assign_cuda(const Tensor& keys, const Tensor& 
   // Ascending, so that the first of two equally near centers is the lower token.
   launch.check(run_center_order({center_owner.const_data_ptr<int64_t>(), c, k.n, workspace[token], workspace[row],
                                  workspace[order], launch.stream()}));
-  const GramKeys tokens(launch, k.rows, nullptr, k.n), center_rows(launch, k.rows, workspace[row], c);
-  launch.norms(tokens.rows(), k.n, workspace[norms], nullptr);
-  launch.norms(center_rows.rows(), c, workspace[center_norms], nullptr);
+  const GramKeys tokens(launch, k.rows, nullptr, k.n, workspace[norms]);
+  const GramKeys center_rows(launch, k.rows, workspace[row], c, workspace[center_norms]);
 
   NearestParams params{};
   params.tokens = tokens.rows();

@@ -19,7 +19,6 @@ void Clustering::select(const Launch& launch, const Workspace& w, const DeviceRo
                         bool gaussian) {
   adjacency_.emplace(launch.empty({adjacency_rows(n_), words_}, ScalarType::Int));
   uint32_t* bits = static_cast<uint32_t*>(adjacency_->mutable_data_ptr());
-  launch.norms(keys, n_, w[norms_], w[status_] + kBad);
 
   DensityParams density{};
   density.keys = keys;

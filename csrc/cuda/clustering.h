@@ -17,8 +17,9 @@ class Clustering {
 
   int* status(const Workspace& w) const { return w[status_]; }
   const int* centers(const Workspace& w) const { return w[centers_]; }
+  double* norms(const Workspace& w) const { return w[norms_]; }
 
-  // Norms, density and adjacency, selection. *status says how many centers there are.
+  // Density and adjacency, selection, of keys with those norms. *status says how many centers there are.
   void select(const Launch& launch, const Workspace& w, const DeviceRows& keys, double dc, double dn, bool gaussian);
 
   // labels[scatter ? scatter[i] : i] for every key; -1 where none of the centers is within the cutoff, which is so only

@@ -7,7 +7,6 @@ static Tensor density_cuda(const Tensor& keys, double dn, bool gaussian) {
   check_density_inputs(keys, dn);
   const Launch launch("density", keys);
   const TensorRows k(launch, "keys", keys);
-  const GramKeys aligned(launch, k.rows, nullptr, k.n);
 
   Workspace workspace;
   const auto norms = workspace.reserve<double>(k.n);
@@ -15,7 +14,7 @@ static Tensor density_cuda(const Tensor& keys, double dn, bool gaussian) {
   workspace.allocate(launch);
   Tensor rho = launch.empty({k.n}, ScalarType::Float);
 
-  launch.norms(aligned.rows(), k.n, workspace[norms], nullptr);
+  const GramKeys aligned(launch, k.rows, nullptr, k.n, workspace[norms]);
   DensityParams params{};
   params.keys = aligned.rows();
   params.inv_norm = workspace[norms];

@@ -7,7 +7,6 @@ static Tensor farthest_points_cuda(const Tensor& keys, int64_t count, std::optio
   check_farthest_points_inputs(keys, count, first);
   const Launch launch("farthest_points", keys);
   const TensorRows k(launch, "keys", keys);
-  const GramKeys aligned(launch, k.rows, nullptr, k.n);
 
   Workspace workspace;
   const auto norms = workspace.reserve<double>(k.n);
@@ -16,11 +15,11 @@ static Tensor farthest_points_cuda(const Tensor& keys, int64_t count, std::optio
   workspace.allocate(launch);
   Tensor chosen = launch.empty({count}, ScalarType::Long);
 
+  // These norms are for the products of the Gram tiles; those of the steps replace them.
+  const GramKeys aligned(launch, k.rows, nullptr, k.n, first ? nullptr : workspace[norms]);
   launch.fill_bytes(workspace[slots], 0, size_t(count) * sizeof(GreedyKey));
-  if (!first) {
-    launch.norms(aligned.rows(), k.n, workspace[norms], nullptr);
+  if (!first)
     launch.check(run_farthest_pair({aligned.rows(), workspace[norms], k.n, workspace[slots], launch.stream()}));
-  }
 
   GreedyStartParams start{};
   start.keys = aligned.rows();

@@ -6,15 +6,13 @@ namespace pact {
 
 void join(const Launch& launch, const DeviceRows& keys, const TokenList& tokens, const TokenList& centers, float limit,
           int64_t* labels) {
-  const GramKeys token_rows(launch, keys, tokens.token, tokens.capacity);
-  const GramKeys center_rows(launch, keys, centers.token, centers.capacity);
   Workspace workspace;
   const auto norms = workspace.reserve<double>(tokens.capacity);
   const auto center_norms = workspace.reserve<double>(centers.capacity);
   const auto nearest = workspace.reserve<NearestKey>(tokens.capacity);
   workspace.allocate(launch);
-  launch.norms(token_rows.rows(), tokens.capacity, workspace[norms], nullptr);
-  launch.norms(center_rows.rows(), centers.capacity, workspace[center_norms], nullptr);
+  const GramKeys token_rows(launch, keys, tokens.token, tokens.capacity, workspace[norms]);
+  const GramKeys center_rows(launch, keys, centers.token, centers.capacity, workspace[center_norms]);
 
   NearestParams params{};
   params.tokens = token_rows.rows();

@@ -7,28 +7,22 @@ namespace pact {
 
 // Copies token i = rows[index ? index[i] : i] to `out` [n, out_width] in the same dtype, zero-padded to out_width. Each
 // row of float32 or bfloat16 is scaled by the power of two that brings its largest element into [0.5, 1): exact, no
-// distance changes, and no dot product can overflow or vanish. (float16 has no such range.)
-struct PackRowsParams {
+// distance changes, and no dot product can overflow or vanish. float16 has no such range: aligned rows of it can stay
+// where they are, `out` null and out_width their width.
+//
+// inv_norm[i] = 1 / ||row i||, 0 for a zero row, of the row as it is after that, with the rounding that puts equal keys
+// at distance 0. *bad is set to 1 when an element is NaN or Inf (never cleared).
+struct PrepareKeysParams {
   DeviceRows rows;
   const int* index;  // [n], or null
   int n;
-  void* out;
-  int out_width;  // a multiple of 16 bytes, >= rows.width
+  void* out;         // or null
+  int out_width;     // a multiple of 16 bytes, >= rows.width
+  double* inv_norm;  // [n], or null
+  int* bad;          // or null
   cudaStream_t stream;
 };
-cudaError_t run_pack_rows(const PackRowsParams& params);
-
-// inv_norm[i] = 1 / ||row i||, 0 for a zero row, with the rounding that puts equal keys at distance 0. For aligned
-// rows, whose squared norms must be in float32's range: those of run_pack_rows, or float16. *bad is set to 1 when an
-// element is NaN or Inf (never cleared).
-struct NormsParams {
-  DeviceRows rows;  // [n, dk], aligned
-  int n;
-  double* inv_norm;
-  int* bad;  // or null
-  cudaStream_t stream;
-};
-cudaError_t run_norms(const NormsParams& params);
+cudaError_t run_prepare_keys(const PrepareKeysParams& params);
 
 // The check alone, of rows that need no norm.
 struct CheckRowsParams {

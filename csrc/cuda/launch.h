@@ -14,7 +14,7 @@
 namespace pact {
 
 // Rows of elements: row i starts at data + i * stride (in elements). "Aligned" rows start on 16 bytes and have a
-// width that is a whole number of 16-byte vectors; run_pack_rows makes them so.
+// width that is a whole number of 16-byte vectors; run_prepare_keys makes them so.
 struct DeviceRows {
   const void* data;
   Dtype dtype;

@@ -7,14 +7,13 @@ static Tensor max_distance_cuda(const Tensor& keys) {
   check_max_distance_inputs(keys);
   const Launch launch("max_distance", keys);
   const TensorRows k(launch, "keys", keys);
-  const GramKeys aligned(launch, k.rows, nullptr, k.n);
 
   Workspace workspace;
   const auto norms = workspace.reserve<double>(k.n);
   workspace.allocate(launch);
   Tensor largest = launch.empty({}, ScalarType::Float);
 
-  launch.norms(aligned.rows(), k.n, workspace[norms], nullptr);
+  const GramKeys aligned(launch, k.rows, nullptr, k.n, workspace[norms]);
   launch.check(
       run_max_distance({aligned.rows(), workspace[norms], k.n, largest.mutable_data_ptr<float>(), launch.stream()}));
   return largest;

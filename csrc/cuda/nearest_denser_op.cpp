@@ -19,8 +19,7 @@ static std::tuple<Tensor, Tensor> nearest_denser_cuda(const Tensor& keys, const 
 
   launch.check(run_density_order(
       {density_owner.const_data_ptr<float>(), k.n, workspace[rank], workspace[order], launch.stream()}));
-  const GramKeys ranked(launch, k.rows, workspace[order], k.n);
-  launch.norms(ranked.rows(), k.n, workspace[norms], nullptr);
+  const GramKeys ranked(launch, k.rows, workspace[order], k.n, workspace[norms]);
 
   NearestDenserParams params{};
   params.keys = ranked.rows();

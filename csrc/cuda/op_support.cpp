@@ -96,13 +96,19 @@ TensorRows::TensorRows(const Launch& launch, const char* name, const Tensor& t)
   rows = {owner.const_data_ptr(), dtype_of(t), n == 1 ? width : owner.stride(0), int(width)};
 }
 
-GramKeys::GramKeys(const Launch& launch, const DeviceRows& rows, const int* index, int n) : rows_(rows) {
-  if (!index && rows.dtype == Dtype::kFloat16 && aligned(rows, n)) return;  // other dtypes are scaled into range
-  const int per_vector = int(kVectorBytes / bytes_of(rows.dtype));
-  const int width = int((int64_t{rows.width} + per_vector - 1) / per_vector * per_vector);
-  owner_.emplace(launch.empty({n, width}, scalar_type_of(rows.dtype)));
-  launch.check(run_pack_rows({rows, index, n, owner_->mutable_data_ptr(), width, launch.stream()}));
-  rows_ = {owner_->const_data_ptr(), rows.dtype, width, width};
+GramKeys::GramKeys(const Launch& launch, const DeviceRows& rows, const int* index, int n, double* inv_norm, int* bad)
+    : rows_(rows) {
+  PrepareKeysParams params{rows, index, n, nullptr, rows.width, inv_norm, bad, launch.stream()};
+  const bool in_place = !index && rows.dtype == Dtype::kFloat16 && aligned(rows, n);  // others are scaled into range
+  if (!in_place) {
+    const int per_vector = int(kVectorBytes / bytes_of(rows.dtype));
+    const int width = int((int64_t{rows.width} + per_vector - 1) / per_vector * per_vector);
+    owner_.emplace(launch.empty({n, width}, scalar_type_of(rows.dtype)));
+    params.out = owner_->mutable_data_ptr();
+    params.out_width = width;
+    rows_ = {owner_->const_data_ptr(), rows.dtype, width, width};
+  }
+  if (params.out || inv_norm) launch.check(run_prepare_keys(params));
 }
 
 EutiParams euti_params(const Launch& launch, const TensorRows& hidden, const TensorRows& keys,

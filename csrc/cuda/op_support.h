@@ -31,11 +31,6 @@ class Launch {
   Tensor contiguous(const Tensor& t) const;
   void fill_bytes(void* data, int byte, size_t bytes) const { check(cudaMemsetAsync(data, byte, bytes, stream_)); }
 
-  // inv_norm[i] = 1 / ||row i|| of GramKeys; *bad, unless null, is set by NaN and Inf.
-  void norms(const DeviceRows& rows, int n, double* inv_norm, int* bad) const {
-    check(run_norms({rows, n, inv_norm, bad, stream_}));
-  }
-
   const char* op() const { return op_; }
   cudaStream_t stream() const { return stream_; }
 
@@ -91,11 +86,11 @@ struct TensorRows {
   int n;
 };
 
-// The rows[index[i]] (rows[i] without an index), i in [0, n), as the Gram kernels want them: copied by run_pack_rows,
-// or used in place where that would change nothing.
+// The rows[index[i]] (rows[i] without an index), i in [0, n), as the Gram kernels want them, and their norms:
+// run_prepare_keys. Copied, or used in place where that would change nothing.
 class GramKeys {
  public:
-  GramKeys(const Launch& launch, const DeviceRows& rows, const int* index, int n);
+  GramKeys(const Launch& launch, const DeviceRows& rows, const int* index, int n, double* inv_norm, int* bad = nullptr);
   const DeviceRows& rows() const { return rows_; }
   // Gives a copy's memory back: later work on the same stream may use it.
   void release() { owner_.reset(); }

@@ -68,7 +68,7 @@ static std::tuple<Tensor, Tensor, Tensor, Tensor> reduce_cuda(const Tensor& hidd
   // A center_token behind the last center is read like the others: any token that exists will do.
   launch.fill_bytes(workspace[center_token], 0, m * sizeof(int));
   if (dropped_count > 0 && !recovering) launch.fill_bytes(label, 0xff, n * sizeof(int64_t));  // -1
-  GramKeys kept_keys(launch, u.rows, kept, m);
+  GramKeys kept_keys(launch, u.rows, kept, m, clustering.norms(workspace), bad);
   clustering.select(launch, workspace, kept_keys.rows(), dc, dn, gaussian);
   Readback readback(launch, status);
 

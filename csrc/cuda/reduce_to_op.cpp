@@ -69,7 +69,7 @@ static std::tuple<Tensor, Tensor, Tensor, Tensor> reduce_to_cuda(const Tensor& h
   } else {
     int* status = clustering.status(workspace);
     launch.fill_bytes(status, 0, Readback::kWords * sizeof(int));
-    const GramKeys kept_keys(launch, u.rows, kept, m);
+    const GramKeys kept_keys(launch, u.rows, kept, m, clustering.norms(workspace), status + kBad);
     clustering.select(launch, workspace, kept_keys.rows(), dc, dn, gaussian);
     clustering.label(launch, workspace, kept_keys.rows(), nullptr, workspace[first_labels]);
     clustering.keep(launch, workspace, kept_keys.rows(), workspace[first_labels], wanted);

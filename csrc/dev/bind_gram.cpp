@@ -31,13 +31,16 @@ void with_gram_type(const std::string& dtype, py::array keys, const F& f) {
   });
 }
 
-void pack_rows(const std::string& dtype, py::array rows, OptionalArray index, py::array out, uint64_t seed) {
-  with_type(dtype, [&](auto element) {
+// The rows as the Gram kernels want them, in `out`, or where they are when there is none.
+void prepare_keys(const std::string& dtype, py::array rows, OptionalArray index, OptionalArray out,
+                  OptionalArray inv_norm, OptionalArray bad, uint64_t seed) {
+  const py::array padded = out ? *out : rows;
+  with_gram_type(dtype, padded, [&](auto element, auto fold) {
     using T = decltype(element);
-    const int n = int(out.shape(0)), width = int(rows.shape(1));
-    emulator::launch(pack_rows_kernel<T>, blocks_for(n, kRowThreads / 32), kRowThreads, 0, seed, false,
-                     data<const T>(rows), int64_t{width}, width, data<const int>(index), n, data<T>(out),
-                     int(out.shape(1)));
+    const int n = int(padded.shape(0)), width = int(rows.shape(1)), out_width = int(padded.shape(1));
+    emulator::launch(prepare_keys_kernel<T, decltype(fold)::value>, blocks_for(n, kKeyRows), kKeyThreads,
+                     key_shared_bytes<T>(out_width), seed, false, data<const T>(rows), int64_t{width}, width,
+                     data<const int>(index), n, data<T>(out), out_width, data<double>(inv_norm), data<int>(bad));
   });
 }
 
@@ -47,20 +50,6 @@ void check_rows(const std::string& dtype, py::array rows, py::array bad, uint64_
     const int n = int(rows.shape(0)), width = int(rows.shape(1));
     emulator::launch(check_rows_kernel<T>, blocks_for(n, kRowThreads / 32), kRowThreads, 0, seed, false,
                      data<const T>(rows), int64_t{width}, width, n, data<int>(bad));
-  });
-}
-
-void norms(const std::string& dtype, py::array keys, py::array inv_norm, OptionalArray bad, uint64_t seed) {
-  const int n = int(keys.shape(0)), width = int(keys.shape(1));
-  with_gram_type(dtype, keys, [&](auto element, auto fold) {
-    using T = decltype(element);
-    if constexpr (sizeof(T) == 4)
-      emulator::launch(float_norms_kernel, blocks_for(n, kNormThreads), kNormThreads, 0, seed, false,
-                       data<const T>(keys), int64_t{width}, width, n, data<double>(inv_norm), data<int>(bad));
-    else
-      emulator::launch(norms_kernel<T, decltype(fold)::value>, blocks_for(n, kNormThreads / 32 * kNormRowsPerWarp),
-                       kNormThreads, 0, seed, false, data<const T>(keys), int64_t{width}, width, n,
-                       data<double>(inv_norm), data<int>(bad));
   });
 }
 
@@ -121,9 +110,8 @@ void bind_gram(py::module_& m) {
   using namespace pact::dev;
   m.attr("gram_tile") = pact::kGramTile;
   m.attr("fold_beyond") = pact::kFoldBeyond;
-  m.def("pack_rows", &pack_rows);
+  m.def("prepare_keys", &prepare_keys);
   m.def("check_rows", &check_rows);
-  m.def("norms", &norms);
   m.def("density", &density);
   m.def("density_to_float", &density_to_float);
   m.def("max_distance", &max_distance);
