@@ -36,8 +36,9 @@ def inputs(n, d, key_heads, group, head_size, dtype=torch.float32):
     return hidden, keys, (torch.randn(n, key_heads * group, head_size) + 0.3).to(dtype)
 
 
-def euti(hidden, keys, queries, scale=0.25, chunk_rows=32, aligned=False, offset=0, seed=0):
-    """(scores, whether the input was found to be bad). Aligned: the 16-byte path, widths in whole vectors."""
+def euti(hidden, keys, queries, scale=0.25, chunk_rows=32, chunk=32, aligned=False, by=(0, 8), offset=0, seed=0):
+    """(scores, whether the input was found to be bad). Aligned: the 16-byte path, widths in whole vectors. `by`: the
+    head size that the kernel of the logits knows, 0 for any, and the heads that it takes at a time."""
     n, key_heads, head_size = keys.shape
     group = queries.shape[1] // key_heads
     widest = max(hidden.shape[1], queries.shape[1] * head_size)
@@ -46,7 +47,7 @@ def euti(hidden, keys, queries, scale=0.25, chunk_rows=32, aligned=False, offset
     scores = np.full(n, np.nan, np.float32)
     dtype = str(hidden.dtype).removeprefix("torch.")
     shape = (n, hidden.shape[1], head_size, key_heads, group)
-    bad = dev.euti(dtype, *arrays, offset, stride, *shape, scale, chunk_rows, aligned, scores, seed)
+    bad = dev.euti(dtype, *arrays, offset, stride, *shape, scale, chunk_rows, chunk, aligned, *by, scores, seed)
     return torch.from_numpy(scores), bad
 
 
@@ -68,6 +69,7 @@ def check(hidden, keys, queries, scale=0.25, **how):
         (15, 64, 4, 7, 128),
         (16, 300, 33, 1, 8),
         (33, 9, 2, 1, 300),
+        (2, 5, 520, 1, 2),  # more heads than the scores hold statistics of at a time
     ],
     ids=str,
 )
@@ -85,6 +87,31 @@ def test_sixteen_byte_loads_give_the_same_bits(shape, dtype):
     scores = check(*tensors, aligned=True)
     assert torch.equal(euti(*tensors, aligned=True, offset=8, seed=1)[0], scores)
     assert torch.equal(euti(*tensors, offset=3, seed=2)[0], scores)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("head_size", [64, 128])
+@pytest.mark.parametrize("group", [1, 3, 9])
+def test_kernels_for_a_head_size_give_the_same_bits(group, head_size, dtype):
+    tensors = inputs(70, 8, 2, group, head_size, dtype)
+    scores = check(*tensors, scale=0.125, chunk=64)
+    for heads in (1, 4, 8):
+        found, bad = euti(*tensors, scale=0.125, chunk=64, aligned=True, by=(head_size, heads))
+        assert not bad
+        assert torch.equal(found, scores)
+    tensors[1][69, 1, head_size - 1] = float("inf")
+    assert euti(*tensors, aligned=True, by=(head_size, 4))[1]
+
+
+@pytest.mark.parametrize(("n", "chunk"), [(33, 32), (97, 32), (128, 64), (100, 128), (100, 1024)])
+def test_chunks_of_tokens(n, chunk):
+    check(*inputs(n, 5, 2, 3, 20), chunk=chunk)
+
+
+def test_equal_tokens_have_equal_scores_wherever_they_stand():
+    hidden, keys, queries = (x[torch.arange(150) % 7] for x in inputs(7, 20, 2, 3, 40))
+    scores = check(hidden, keys, queries, chunk=64)
+    assert torch.equal(scores, scores[torch.arange(150) % 7])
 
 
 @pytest.mark.parametrize(("n", "chunk_rows"), [(9, 1), (70, 32), (64, 7)])

@@ -16,6 +16,7 @@ LARGEST = torch.finfo(torch.float32).max
 # tile of 128, begin the next, and heads that are whole vectors or not.
 SHAPES = [(1, 1, 1, 1, 1), (1, 40, 3, 7, 5), (2, 35, 2, 8, 8), (9, 257, 1, 2, 40), (129, 130, 1, 1, 16)]
 SHAPES += [(2, 3, 1, 1, 1032)]  # half types are summed in parts as well
+SHAPES += [(1, 100, 2, 1, 64), (1, 100, 1, 3, 128), (1, 100, 2, 7, 128)]  # on CUDA one row has kernels for these sizes
 SHAPES += [(1, 530, 2, 17, 24)]  # one row: more heads to a key head than a task takes, chunks shared by threads
 LARGE = [(40, 600, 2, 7, 128), (300, 300, 4, 1, 33), (5, 255, 1, 3, 600)]
 

@@ -3,13 +3,13 @@
 #include "attention.h"
 #include "euti.h"
 #include "euti_kernel.cuh"
-#include "query_row_kernel.cuh"
 
 namespace pact {
 namespace {
 
 constexpr int64_t kMaxQueryChunks = 256;
 constexpr int64_t kMinChunkRows = 32;
+constexpr int64_t kLogitsBlocks = 264;  // two for each multiprocessor of an H200
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
@@ -23,37 +23,37 @@ struct Plan {
   size_t bytes = 0;
 };
 
+// Sizes follow from the shape alone, so that the order of every sum does too; and not from the group, which a workspace
+// need not know.
+EutiShape euti_shape(int n, int head_size, int query_heads, int group) {
+  const int64_t steps = ceil_div(int64_t(n) * ceil_div(query_heads, 8), kLogitsBlocks * kEutiChunkStep);
+  const int64_t chunk = std::min<int64_t>(steps * kEutiChunkStep, kEutiLargestChunk);
+  return {n, head_size, query_heads / group, group, int(chunk), int(ceil_div(n, chunk))};
+}
+
 // Of what one query gives to the tokens.
 struct ScorePlan : Plan {
-  ScorePlan(int n, int head_size, int query_heads) : token_chunks(ceil_div(n, kEutiTokens)) {
+  ScorePlan(int n, int head_size, int query_heads, int group) : shape(euti_shape(n, head_size, query_heads, group)) {
     const size_t heads = query_heads;
-    query = take(heads * head_size * sizeof(float));
     logits = take(n * heads * sizeof(float));
-    chunk_max = take(heads * token_chunks * sizeof(float));
-    chunk_sum = take(heads * token_chunks * sizeof(float));
-    head_max = take(heads * sizeof(float));
-    head_factor = take(heads * sizeof(float));
+    statistics = take(heads * shape.chunks * sizeof(float2));
   }
-  int64_t token_chunks;
-  size_t query, logits, chunk_max, chunk_sum, head_max, head_factor;
+  EutiShape shape;
+  size_t logits, statistics;
 };
 
-// Sizes that follow from the shape alone, so that the order of every sum does too.
 struct EutiPlan : ScorePlan {
-  EutiPlan(int n, int head_size, int query_heads)
-      : ScorePlan(n, head_size, query_heads),
+  EutiPlan(int n, int head_size, int query_heads, int group)
+      : ScorePlan(n, head_size, query_heads, group),
         chunk_rows(std::max(kMinChunkRows, ceil_div(n, kMaxQueryChunks))),
         query_chunks(ceil_div(n, chunk_rows)) {
-    query_partial = take(query_chunks * query_heads * head_size * sizeof(float));
+    const size_t columns = size_t(query_heads) * head_size;
+    query = take(columns * sizeof(float));
+    query_partial = take(query_chunks * columns * sizeof(float));
     norm = take(n * sizeof(double));
   }
   int64_t chunk_rows, query_chunks;
-  size_t query_partial, norm;
-};
-
-struct RowPlan : ScorePlan {
-  RowPlan(int n, int head_size, int query_heads) : ScorePlan(n, head_size, query_heads) { visible = take(sizeof(int)); }
-  size_t visible;
+  size_t query, query_partial, norm;
 };
 
 template <typename T>
@@ -65,56 +65,71 @@ bool aligned(const DeviceRows& rows, size_t element_bytes) {
   return reinterpret_cast<size_t>(rows.data) % 16 == 0 && size_t(rows.stride) * element_bytes % 16 == 0;
 }
 
-// Lanes that share a key head: enough for one vector each, a power of two.
-int lanes_of_head(int head_size, int per_vector) {
-  int lanes = 1;
-  while (lanes < 32 && lanes * per_vector < head_size) lanes *= 2;
-  return lanes;
+template <typename T>
+EutiRows<T> euti_rows(const DeviceRows& rows) {
+  return {static_cast<const T*>(rows.data), rows.stride, rows.width};
 }
 
-// What the keys receive from the query in the workspace. `hidden` and `norm` may be null, and `visible`.
+template <typename T, bool kAligned, int kHead, int kGroup>
+void launch_logits(const EutiRows<T>& keys, const EutiQuery<T>& query, const EutiShape& shape, float scale,
+                   float* logits, float2* statistics, int* bad, cudaStream_t stream) {
+  const int64_t blocks = int64_t(shape.chunks) * shape.key_heads * ceil_div(shape.group, kGroup);
+  euti_logits_kernel<T, kAligned, kHead, kGroup>
+      <<<blocks, kEutiWarps * 32, logits_shared_bytes(kGroup, shape.chunk), stream>>>(keys, query, shape, scale, logits,
+                                                                                      statistics, bad);
+}
+
+// What the keys receive from the query. `norm` and `bad` may be null.
 template <typename T, bool kAligned>
-cudaError_t launch_scores(const ScorePlan& plan, void* workspace, const DeviceRows& hidden, double* norm,
-                          const DeviceRows& keys, int n, int head_size, int query_heads, int group, const int* visible,
-                          float scale, float* scores, int* bad, cudaStream_t stream) {
-  const EutiShape shape{
-      n, hidden.width, head_size, query_heads / group, group, lanes_of_head(head_size, device::kPerVector<T>)};
+cudaError_t launch_scores(const ScorePlan& plan, void* workspace, const DeviceRows& keys, const EutiQuery<T>& query,
+                          const double* norm, float scale, float* scores, int* bad, cudaStream_t stream) {
+  const EutiShape& shape = plan.shape;
   float* logits = at<float>(workspace, plan.logits);
-  float *chunk_max = at<float>(workspace, plan.chunk_max), *chunk_sum = at<float>(workspace, plan.chunk_sum);
-  float *head_max = at<float>(workspace, plan.head_max), *head_factor = at<float>(workspace, plan.head_factor);
-  euti_logits_kernel<T, kAligned><<<plan.token_chunks, kEutiWarps * 32, 0, stream>>>(
-      static_cast<const T*>(hidden.data), hidden.stride, static_cast<const T*>(keys.data), keys.stride,
-      at<float>(workspace, plan.query), shape, visible, scale, logits, norm, chunk_max, chunk_sum, bad);
-  euti_softmax_kernel<<<query_heads, 32, 0, stream>>>(chunk_max, chunk_sum, plan.token_chunks, head_max, head_factor);
-  euti_score_kernel<<<ceil_div(n, kEutiWarps), kEutiWarps * 32, 0, stream>>>(logits, norm, head_max, head_factor, n,
-                                                                             query_heads, visible, scores);
+  float2* statistics = at<float2>(workspace, plan.statistics);
+  const EutiRows<T> rows = euti_rows<T>(keys);
+  const auto launch = [&](auto* of) { of(rows, query, shape, scale, logits, statistics, bad, stream); };
+  const int group = shape.group, head = shape.head_size;
+  if constexpr (kAligned) {
+    if (head == 64)
+      launch(group == 1   ? launch_logits<T, true, 64, 1>
+             : group <= 4 ? launch_logits<T, true, 64, 4>
+                          : launch_logits<T, true, 64, 8>);
+    else if (head == 128)
+      launch(group == 1   ? launch_logits<T, true, 128, 1>
+             : group <= 4 ? launch_logits<T, true, 128, 4>
+                          : launch_logits<T, true, 128, 8>);
+    else
+      launch(launch_logits<T, true, 0, 8>);
+  } else {
+    launch(launch_logits<T, false, 0, 8>);
+  }
+  euti_score_kernel<T><<<ceil_div(shape.n, kScoreWarps * kScoreTokens), kScoreWarps * 32, kScoreSharedBytes, stream>>>(
+      logits, norm, statistics, query, shape, scores);
   return cudaGetLastError();
 }
 
 template <typename T, bool kAligned>
 cudaError_t launch(const EutiParams& p) {
-  const EutiPlan plan(p.n, p.head_size, p.query_heads);
-  float* partial = at<float>(p.workspace, plan.query_partial);
+  const EutiPlan plan(p.n, p.head_size, p.query_heads, p.group);
+  float *partial = at<float>(p.workspace, plan.query_partial), *mean = at<float>(p.workspace, plan.query);
+  double* norm = at<double>(p.workspace, plan.norm);
   const int columns = p.query_heads * p.head_size;
-  const dim3 sum_grid(ceil_div(columns, kQuerySumThreads * device::kPerVector<T>), plan.query_chunks);
-  euti_query_sum_kernel<T, kAligned><<<sum_grid, kQuerySumThreads, 0, p.stream>>>(
-      static_cast<const T*>(p.queries.data), p.queries.stride, columns, p.n, plan.chunk_rows, partial, p.bad);
+  const int column_blocks = int(ceil_div(columns, kEutiReadThreads * device::kPerVector<T>));
+  const int64_t sum_blocks = column_blocks * plan.query_chunks, norm_blocks = ceil_div(p.n, kEutiReadThreads / 32);
+  euti_read_kernel<T, kAligned><<<sum_blocks + norm_blocks, kEutiReadThreads, 0, p.stream>>>(
+      euti_rows<T>(p.queries), euti_rows<T>(p.hidden), p.n, int(plan.chunk_rows), column_blocks, int(sum_blocks),
+      partial, norm, p.bad);
   euti_query_mean_kernel<<<ceil_div(columns, 32), kQueryMeanWarps * 32, kQueryMeanSharedBytes, p.stream>>>(
-      partial, plan.query_chunks, columns, p.n, at<float>(p.workspace, plan.query));
-  return launch_scores<T, kAligned>(plan, p.workspace, p.hidden, at<double>(p.workspace, plan.norm), p.keys, p.n,
-                                    p.head_size, p.query_heads, p.group, nullptr, p.scale, p.scores, p.bad, p.stream);
+      partial, int(plan.query_chunks), columns, p.n, mean);
+  return launch_scores<T, kAligned>(plan, p.workspace, p.keys, {mean, nullptr, 0, {}}, norm, p.scale, p.scores, p.bad,
+                                    p.stream);
 }
 
 template <typename T, bool kAligned>
 cudaError_t launch(const AttentionParams& p) {
-  const RowPlan plan(p.n, p.head_size, p.query_heads);
-  const int columns = p.query_heads * p.head_size;
-  int* visible = at<int>(p.workspace, plan.visible);
-  query_row_kernel<T><<<ceil_div(columns, kQueryRowThreads), kQueryRowThreads, 0, p.stream>>>(
-      static_cast<const T*>(p.queries.data), p.queries.stride, columns, p.rows, p.n, at<float>(p.workspace, plan.query),
-      visible);
-  return launch_scores<T, kAligned>(plan, p.workspace, {}, nullptr, p.keys, p.n, p.head_size, p.query_heads, p.group,
-                                    visible, p.scale, p.received, nullptr, p.stream);
+  const ScorePlan plan(p.n, p.head_size, p.query_heads, p.group);
+  const EutiQuery<T> query{nullptr, static_cast<const T*>(p.queries.data), p.queries.stride, p.rows};
+  return launch_scores<T, kAligned>(plan, p.workspace, p.keys, query, nullptr, p.scale, p.received, nullptr, p.stream);
 }
 
 template <typename T>
@@ -125,7 +140,7 @@ bool vectors(const EutiParams& p) {
 
 template <typename T>
 bool vectors(const AttentionParams& p) {
-  return p.head_size % device::kPerVector<T> == 0 && aligned(p.keys, sizeof(T));
+  return p.head_size % device::kPerVector<T> == 0 && aligned(p.keys, sizeof(T)) && aligned(p.queries, sizeof(T));
 }
 
 template <typename T, typename Params>
@@ -148,7 +163,9 @@ cudaError_t launch_for_dtype(const Params& p) {
 
 }  // namespace
 
-size_t euti_workspace_bytes(int n, int head_size, int query_heads) { return EutiPlan(n, head_size, query_heads).bytes; }
+size_t euti_workspace_bytes(int n, int head_size, int query_heads) {
+  return EutiPlan(n, head_size, query_heads, 1).bytes;  // whatever the group
+}
 
 cudaError_t run_euti(const EutiParams& params) {
   if (params.keys.dtype != params.hidden.dtype || params.queries.dtype != params.hidden.dtype)
@@ -157,7 +174,7 @@ cudaError_t run_euti(const EutiParams& params) {
 }
 
 size_t attention_row_workspace_bytes(int n, int head_size, int query_heads) {
-  return RowPlan(n, head_size, query_heads).bytes;
+  return ScorePlan(n, head_size, query_heads, 1).bytes;
 }
 
 cudaError_t run_attention_row(const AttentionParams& params) { return launch_for_dtype(params); }

@@ -9,32 +9,61 @@ namespace {
 
 using namespace pact;
 
-// Rows begin `offset` elements into their array. `chunk_rows`: of the query sums. Returns whether *bad was set.
-template <typename T, bool kAligned>
-bool euti(const T* hidden, const T* keys, const T* queries, int64_t offset, EutiShape shape, int64_t stride,
-          float scale, int chunk_rows, float* scores, uint64_t seed) {
+// Calls f(aligned, head, group), constants: the kernels that the launcher chooses from.
+template <typename F>
+void with_logits_kernel(bool aligned, int head, int group, const F& f) {
+  const auto with_head = [&](auto known_head) {
+    if (group == 1) f(std::true_type(), known_head, std::integral_constant<int, 1>());
+    if (group == 4) f(std::true_type(), known_head, std::integral_constant<int, 4>());
+    if (group == 8) f(std::true_type(), known_head, std::integral_constant<int, 8>());
+  };
+  if (aligned && head == 64)
+    with_head(std::integral_constant<int, 64>());
+  else if (aligned && head == 128)
+    with_head(std::integral_constant<int, 128>());
+  else if (aligned)
+    f(std::true_type(), std::integral_constant<int, 0>(), std::integral_constant<int, 8>());
+  else
+    f(std::false_type(), std::integral_constant<int, 0>(), std::integral_constant<int, 8>());
+}
+
+struct EutiCase {
+  int64_t offset, stride;  // rows begin `offset` elements into their array
+  int width;
+  float scale;
+  int chunk_rows;  // of the query sums
+  uint64_t seed;
+};
+
+// Returns whether *bad was set.
+template <typename T, bool kAligned, int kHead, int kGroup>
+bool euti(const T* hidden, const T* keys, const T* queries, EutiShape shape, const EutiCase& c, float* scores) {
   const int heads = shape.key_heads * shape.group, columns = heads * shape.head_size;
-  const unsigned query_chunks = (shape.n + chunk_rows - 1) / chunk_rows;
-  const unsigned token_chunks = (shape.n + kEutiTokens - 1) / kEutiTokens;
-  const int per_block = kQuerySumThreads * device::kPerVector<T>;
+  const int query_chunks = (shape.n + c.chunk_rows - 1) / c.chunk_rows;
+  const int per_block = kEutiReadThreads * device::kPerVector<T>, column_blocks = (columns + per_block - 1) / per_block;
+  const int sum_blocks = column_blocks * query_chunks, warps = kEutiReadThreads / 32;
+  const unsigned logits_blocks = shape.chunks * shape.key_heads * ((shape.group + kGroup - 1) / kGroup);
+  const int per_score_block = kScoreWarps * kScoreTokens;
   std::vector<float> partial(size_t(query_chunks) * columns, NAN), logits(size_t(shape.n) * heads, NAN);
-  std::vector<float> chunk_max(token_chunks * heads, NAN), chunk_sum(chunk_max), head_max(heads, NAN), factor(head_max);
+  std::vector<float2> statistics(shape.chunks * heads, {NAN, NAN});
   std::vector<device::Vector<float>> mean((columns + 3) / 4);  // 16-byte aligned
   std::vector<double> norm(shape.n, NAN);
   float* query_mean = mean[0].at;
   int bad = 0;
-  emulator::launch(euti_query_sum_kernel<T, kAligned>, dim3((columns + per_block - 1) / per_block, query_chunks),
-                   kQuerySumThreads, 0, seed, false, queries + offset, stride, columns, shape.n, chunk_rows,
-                   partial.data(), &bad);
-  emulator::launch(euti_query_mean_kernel, (columns + 31) / 32, kQueryMeanWarps * 32, kQueryMeanSharedBytes, seed,
-                   false, partial.data(), int(query_chunks), columns, shape.n, query_mean);
-  emulator::launch(euti_logits_kernel<T, kAligned>, token_chunks, kEutiWarps * 32, 0, seed, false, hidden + offset,
-                   stride, keys + offset, stride, query_mean, shape, nullptr, scale, logits.data(), norm.data(),
-                   chunk_max.data(), chunk_sum.data(), &bad);
-  emulator::launch(euti_softmax_kernel, heads, 32, 0, seed, false, chunk_max.data(), chunk_sum.data(),
-                   int(token_chunks), head_max.data(), factor.data());
-  emulator::launch(euti_score_kernel, (shape.n + kEutiWarps - 1) / kEutiWarps, kEutiWarps * 32, 0, seed, false,
-                   logits.data(), norm.data(), head_max.data(), factor.data(), shape.n, heads, nullptr, scores);
+  emulator::launch(euti_read_kernel<T, kAligned>, sum_blocks + (shape.n + warps - 1) / warps, kEutiReadThreads, 0,
+                   c.seed, false, EutiRows<T>{queries + c.offset, c.stride, columns},
+                   EutiRows<T>{hidden + c.offset, c.stride, c.width}, shape.n, c.chunk_rows, column_blocks, sum_blocks,
+                   partial.data(), norm.data(), &bad);
+  emulator::launch(euti_query_mean_kernel, (columns + 31) / 32, kQueryMeanWarps * 32, kQueryMeanSharedBytes, c.seed,
+                   false, partial.data(), query_chunks, columns, shape.n, query_mean);
+  const EutiQuery<T> query{query_mean, nullptr, 0, {}};
+  emulator::launch(euti_logits_kernel<T, kAligned, kHead, kGroup>, logits_blocks, kEutiWarps * 32,
+                   logits_shared_bytes(kGroup, shape.chunk), c.seed, false,
+                   EutiRows<T>{keys + c.offset, c.stride, shape.key_heads * shape.head_size}, query, shape, c.scale,
+                   logits.data(), statistics.data(), &bad);
+  emulator::launch(euti_score_kernel<T>, (shape.n + per_score_block - 1) / per_score_block, kScoreWarps * 32,
+                   kScoreSharedBytes, c.seed, false, logits.data(), norm.data(), statistics.data(), query, shape,
+                   scores);
   return bad;
 }
 
@@ -52,23 +81,25 @@ void bind_euti(py::module_& m) {
   m.def(
       "euti",
       [](const std::string& dtype, py::array hidden, py::array keys, py::array queries, int64_t offset, int64_t stride,
-         int n, int width, int head_size, int key_heads, int group, float scale, int chunk_rows, bool aligned,
-         py::array scores, uint64_t seed) {
+         int n, int width, int head_size, int key_heads, int group, float scale, int chunk_rows, int chunk,
+         bool aligned, int by_head, int by_group, py::array scores, uint64_t seed) {
         bool bad = false;
         pact::dev::with_type(dtype, [&](auto element) {
           using T = decltype(element);
-          int lanes = 1;
-          while (lanes < 32 && lanes * pact::device::kPerVector<T> < head_size) lanes *= 2;
-          const auto run = aligned ? euti<T, true> : euti<T, false>;
-          bad = run(pact::dev::data<const T>(hidden), pact::dev::data<const T>(keys), pact::dev::data<const T>(queries),
-                    offset, {n, width, head_size, key_heads, group, lanes}, stride, scale, chunk_rows,
-                    pact::dev::data<float>(scores), seed);
+          const EutiShape shape{n, head_size, key_heads, group, chunk, (n + chunk - 1) / chunk};
+          const EutiCase how{offset, stride, width, scale, chunk_rows, seed};
+          with_logits_kernel(aligned, by_head, by_group, [&](auto is_aligned, auto head, auto heads) {
+            bad = euti<T, is_aligned, head, heads>(pact::dev::data<const T>(hidden), pact::dev::data<const T>(keys),
+                                                   pact::dev::data<const T>(queries), shape, how,
+                                                   pact::dev::data<float>(scores));
+          });
         });
         return bad;
       },
       py::arg("dtype"), py::arg("hidden"), py::arg("keys"), py::arg("queries"), py::arg("offset"), py::arg("stride"),
       py::arg("n"), py::arg("width"), py::arg("head_size"), py::arg("key_heads"), py::arg("group"), py::arg("scale"),
-      py::arg("chunk_rows"), py::arg("aligned"), py::arg("scores"), py::arg("seed"),
+      py::arg("chunk_rows"), py::arg("chunk"), py::arg("aligned"), py::arg("by_head"), py::arg("by_group"),
+      py::arg("scores"), py::arg("seed"),
       "EUTI scores; the three arrays are rows of `stride` elements that begin at `offset`. True: bad input.");
   m.def(
       "split",
