@@ -178,6 +178,8 @@ SCORES = {
     "zeros of both signs": np.where(rng.random(97) < 0.5, 0.0, -0.0),
     "subnormal": rng.integers(-5, 5, size=64) * 1.4e-45,
     "descending": -np.arange(129.0),
+    "last digit": 1 + rng.integers(0, 2**9, size=300) * 2.0**-23,
+    "every digit": np.nan_to_num(rng.integers(0, 2**32, size=280, dtype=np.uint32).view(np.float32)),
 }
 
 

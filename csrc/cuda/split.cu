@@ -6,7 +6,8 @@ namespace {
 
 template <int kKeys>
 cudaError_t launch(const SplitParams& p) {
-  split_kernel<kKeys><<<1, kSplitThreads, kSplitSharedBytes, p.stream>>>(p.scores, p.n, p.m, p.kept, p.dropped, p.bad);
+  split_kernel<kKeys>
+      <<<1, kSplitThreads, kSplitSharedBytes, p.stream>>>(p.scores, unsigned(p.n), p.m, p.kept, p.dropped, p.bad);
   return cudaGetLastError();
 }
 

@@ -71,7 +71,7 @@ template <int kKeys>
 bool split(py::array scores, int m, py::array kept, py::array dropped, unsigned threads, uint64_t seed) {
   int bad = 0;
   emulator::launch(split_kernel<kKeys>, 1, threads, kSplitSharedBytes, seed, false, dev::data<const float>(scores),
-                   int(scores.size()), m, dev::data<int>(kept), dev::data<int>(dropped), &bad);
+                   unsigned(scores.size()), m, dev::data<int>(kept), dev::data<int>(dropped), &bad);
   return bad;
 }
 
