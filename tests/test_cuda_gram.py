@@ -166,6 +166,28 @@ def test_nan_and_inf_come_out_as_nan(dev, dtype, bad):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
+def test_bad_and_zero_keys_leave_the_others_alone(dev, dtype):
+    """In tiles without edge or diagonal, too."""
+    keys = clustered(300, 13, dtype)
+    keys[[5, 200]], keys[[7, 150]] = math.nan, 0
+    good = torch.tensor([i for i in range(300) if i not in (5, 200)])
+    density, rho, bits = Keys(dev, keys).density()
+    expected, _, expected_bits = Keys(dev, keys[good]).density()
+    assert rho.isnan().nonzero().flatten().tolist() == [5, 200]
+    assert np.array_equal(density[good], expected)
+    near = unpack(bits)[:300, :300]
+    assert torch.equal(near[good][:, good], unpack(expected_bits)[:298, :298])
+    assert not near[[5, 200]][:, good].any()
+    assert not near[good][:, [5, 200]].any()
+    assert near[7].nonzero().flatten().tolist() == [7]
+
+    tokens, index = Keys(dev, keys), torch.cat([torch.arange(150), torch.arange(299, 149, -1)])
+    labels, distances = tokens.nearest(Keys(dev, keys[index]), index)
+    assert torch.equal(index[labels], torch.arange(300))
+    assert (distances == 0).all()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(
     ("shape", "centers"), [((1, 1), 1), ((130, 40), 1), ((130, 40), 127), ((130, 40), 129), ((129, 1040), 129)], ids=str
 )

@@ -6,14 +6,61 @@
 //             block 1    block T + 1        The count of centres is read on the device; blocks beyond it leave at once.
 #pragma once
 
-#include "gram.cuh"
+#include "gram_distance.cuh"
 #include "nearest_key.cuh"
 
 namespace pact {
 
 constexpr unsigned kCenterTokensOffset = kNormsOffset + kNormsBytes;
-constexpr unsigned kNearestOffset = kCenterTokensOffset + kGramTile * sizeof(int);  // [token 128][warp column 4]
-constexpr unsigned kNearestSharedBytes = kNearestOffset + kGramTile * 4 * sizeof(NearestKey);
+constexpr unsigned kNearestOffset = kCenterTokensOffset + kGramTile * sizeof(int);  // [token 128][warp column]
+constexpr unsigned kNearestSharedBytes = kNearestOffset + kGramTile * kWarpsAcross * sizeof(NearestKey);
+
+// What a warp needs beside the tile to tell its centres' and tokens' numbers apart.
+struct NearestNumbers {
+  const int* token_index;  // or null for 0..n-1
+  int first, token_count, center_first;
+};
+
+// The nearest centre of each of the warp's rows, to shared memory. kWhole: all its rows and columns are there and
+// regular, so that a token's distance to itself comes out as 0.
+template <bool kWhole>
+__device__ __forceinline__ void nearest_of_warp(GramTile& dot, const NearestNumbers& numbers) {
+  const device::Shared<int> center_tokens = device::shared<int>(kCenterTokensOffset, kGramTile);
+  const device::Shared<NearestKey> parts = device::shared<NearestKey>(kNearestOffset, kGramTile * kWarpsAcross);
+  NearestKey best[4];
+  unsigned nearest = 0;
+  int column = -1, token = 0;
+  for_each_cosine(
+      dot,
+      [&](int r, int c, float cosine) {
+        if (c == 0) {
+          nearest = ~0u;
+          column = -1;
+          if constexpr (!kWhole) {
+            token = numbers.first + gram_row(r);
+            if (numbers.token_index && token < numbers.token_count) token = numbers.token_index[token];
+          }
+        }
+        unsigned bits;
+        if constexpr (kWhole) {
+          bits = __float_as_uint(half_distance(cosine));
+        } else {
+          const int center = center_tokens[gram_column(c)];
+          bits = distance_bits(half_distance_or_nan(cosine)) & (center == token ? 0 : ~0u);
+          bits |= center < 0 ? ~0u : 0;
+        }
+        const bool nearer = (kWhole && c == 0) || bits < nearest;
+        nearest = nearer ? bits : nearest;
+        column = nearer ? c : column;
+      },
+      [&](int r) {
+        const unsigned position = static_cast<unsigned>(numbers.center_first + gram_column(column));
+        best[r % 4] = !kWhole && column < 0 ? kNoCenter : nearest_key(nearest, position);
+        if (r % 4 != 3) return;
+        const int row = gram_row(r - 3 + device::lane_id() % 4);
+        parts[row * kWarpsAcross + warp_column() / kWarpColumns] = combine_rows(best, smaller);
+      });
+}
 
 // tokens: [n, width]; token_index: [n] or null for 0..n-1; token_count: device or null for n; centers: [capacity,
 // width]; center_token: [capacity], < 0 for no centre; count: device or null for capacity; nearest: [n], kNoCenter
@@ -30,46 +77,30 @@ __global__ void __launch_bounds__(kGramThreads, gram_blocks_per_sm(kFold))
   if (token_count) tokens.count = max(0, min(tokens.count, *token_count));
   if (center_first >= centers.count || first >= tokens.count) return;
 
-  const device::Shared<int> center_tokens = device::shared<int>(kCenterTokensOffset, kGramTile);
   const int thread = static_cast<int>(threadIdx.x);
-  if (thread < kGramTile) {
-    center_tokens[thread] = thread < centers.count - center_first ? center_token[center_first + thread] : -1;
-  }
   stage_norms(token_inv_norm, first, tokens.count, center_inv_norm, center_first, centers.count);
+  if (thread >= kGramTile) {
+    const int column = thread - kGramTile;
+    const int token = column < centers.count - center_first ? center_token[center_first + column] : -1;
+    device::shared<int>(kCenterTokensOffset, kGramTile)[column] = token;
+    if (token < 0) tile_norms()[thread] = make_float2(0, 0);  // no regular column
+  }
   GramTile dot;
   gram<T, kFold>(tokens, first, centers, center_first, dot);
 
-  const device::Shared<NearestKey> block_nearest = device::shared<NearestKey>(kNearestOffset, kGramTile * 4);
-  int column_token[kColumns];
-#pragma unroll
-  for (int c = 0; c < kColumns; ++c) column_token[c] = center_tokens[gram_column(c)];
-  NearestKey best[4] = {};
-  int number = 0;  // of the row's token
-  for_each_distance(
-      dot,
-      [&](int r, int c, float distance) {
-        if (c == 0) {
-          const int64_t token = int64_t{first} + gram_row(r);
-          number = token_index && token < tokens.count ? token_index[token] : static_cast<int>(token);
-          best[r % 4] = kNoCenter;
-        }
-        if (column_token[c] < 0) return;
-        const unsigned bits = number == column_token[c] ? 0 : distance_bits(distance);
-        const unsigned position = static_cast<unsigned>(center_first + gram_column(c));
-        best[r % 4] = smaller(best[r % 4], nearest_key(bits, position));
-      },
-      [&](int r) {
-        if (r % 4 != 3) return;
-        const int row = gram_row(r - 3 + device::lane_id() % 4);
-        block_nearest[row * 4 + warp_column() / 32] = combine_rows(best, smaller);
-      });
+  const NearestNumbers numbers{token_index, first, tokens.count, center_first};
+  if (warp_is_regular())
+    nearest_of_warp<true>(dot, numbers);
+  else
+    nearest_of_warp<false>(dot, numbers);
   __syncthreads();
 
   if (thread >= kGramTile || thread >= tokens.count - first) return;
+  const device::Shared<NearestKey> parts = device::shared<NearestKey>(kNearestOffset, kGramTile * kWarpsAcross);
   NearestKey key = kNoCenter;
 #pragma unroll
-  for (int w = 0; w < 4; ++w) key = smaller(key, block_nearest[thread * 4 + w]);
-  atomicMin(nearest + first + thread, key);
+  for (int w = 0; w < kWarpsAcross; ++w) key = smaller(key, parts[thread * kWarpsAcross + w]);
+  atomicMin(nearest + first + thread, doubled(key));
 }
 
 // labels[to] = position when the distance is below the limit, else -1, for to = scatter ? scatter[i] : i.

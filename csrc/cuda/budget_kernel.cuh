@@ -7,7 +7,7 @@
 // n^2 comparisons; compaction by one block. Ranks are a permutation whatever the numbers, so exactly as many are taken.
 #pragma once
 
-#include "gram.cuh"
+#include "gram_distance.cuh"
 #include "nearest_key.cuh"
 #include "row_dot.cuh"
 #include "split_scan.cuh"

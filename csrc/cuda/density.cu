@@ -5,11 +5,11 @@
 namespace pact {
 namespace {
 
-template <typename T, bool kFold>
+template <typename T, bool kFold, bool kGaussian>
 cudaError_t launch(const DensityParams& p) {
-  return launch_gram(density_kernel<T, kFold>, pair_tiles(p.n), kDensitySharedBytes, p.stream,
-                     gram_rows<T>(p.keys, p.n), p.inv_norm, DensityTerm{p.exponent, p.gaussian}, p.density, p.cutoff,
-                     p.adjacency, p.words);
+  return launch_gram(density_kernel<T, kFold, kGaussian>, pair_tiles(p.n), kDensitySharedBytes, p.stream,
+                     gram_rows<T>(p.keys, p.n), p.inv_norm, term_factor(p.exponent, p.gaussian), p.density,
+                     p.cutoff / 2, p.adjacency, p.words);
 }
 
 }  // namespace
@@ -18,8 +18,11 @@ cudaError_t run_density(const DensityParams& params) {
   const size_t bytes = sizeof(*params.density) * static_cast<size_t>(params.n);
   const cudaError_t error = cudaMemsetAsync(params.density, 0, bytes, params.stream);
   if (error != cudaSuccess) return error;
-  return with_gram_type(
-      params.keys, [&](auto element, auto fold) { return launch<decltype(element), decltype(fold)::value>(params); });
+  return with_gram_type(params.keys, [&](auto element, auto fold) {
+    using T = decltype(element);
+    constexpr bool kFold = decltype(fold)::value;
+    return params.gaussian ? launch<T, kFold, true>(params) : launch<T, kFold, false>(params);
+  });
 }
 
 int adjacency_words(int n) { return gram_tiles(n) * kWordsPerTile; }

@@ -1,12 +1,13 @@
 // Dot products of 128 x 128 tokens, and their cosine distances: the main loop of density, max_distance and assign.
 //
 //              right 128               8 warps, 64 x 32 each; a thread holds an 8 x 8 grid of its warp's tile,
-//           +---+---+---+---+          row 8 r + g, column 8 (c / 2) + 2 t + c % 2 (g = lane / 4, t = lane % 4):
-//   left 64 | 0 | 1 | 2 | 3 |          what mma.sync leaves it with, and the FFMA path for float32 does the same.
-//        64 | 4 | 5 | 6 | 7 |          A warp's 32 columns are one word of adjacency.
-//           +---+---+---+---+
+//           +---+---+---+---+          row 8 r + g, column 8 t + c (g = lane / 4, t = lane % 4): what mma.sync leaves
+//   left 64 | 0 | 1 | 2 | 3 |          it with when column 8 t + 2 b + e goes in as column 2 t + e of block b; the
+//        64 | 4 | 5 | 6 | 7 |          FFMA path for float32 does the same. A warp's 32 columns are one word of
+//           +---+---+---+---+          adjacency, a thread's 8 a byte of it.
 // 64 bytes of each row per stage, four stages of async copies in flight: 64 KB, two blocks on an SM of 164 KB or more.
-// 16-byte chunks are swizzled by bits 1 and 2 of the row, so that the 8 rows of an ldmatrix fall into different banks.
+// 16-byte chunks are swizzled by bits 1 to 4 of the row, so that the 8 rows of an ldmatrix, consecutive ones on the
+// left and 8 t and 8 t + 1 on the right, fall into different banks.
 #pragma once
 
 #include "device/async_copy.cuh"
@@ -49,16 +50,18 @@ struct GramTile {
   __device__ __forceinline__ float& at(int r, int c) { return part[r / 2][c / 2][r % 2 * 2 + c % 2]; }
 };
 constexpr int kRows = 8, kColumns = 8;
+constexpr int kWarpRows = 64, kWarpColumns = 32;
+constexpr int kWarpsDown = kGramTile / kWarpRows, kWarpsAcross = kGramTile / kWarpColumns;
 
 __device__ __forceinline__ int warp_row() { return device::warp_id() / 4 * 64; }
 __device__ __forceinline__ int warp_column() { return device::warp_id() % 4 * 32; }
 __device__ __forceinline__ int gram_row(int r) { return warp_row() + r * 8 + device::lane_id() / 4; }
-__device__ __forceinline__ int gram_column(int c) {
-  return warp_column() + c / 2 * 8 + device::lane_id() % 4 * 2 + c % 2;
-}
+__device__ __forceinline__ int gram_column(int c) { return warp_column() + device::lane_id() % 4 * 8 + c; }
 
 // Place of a chunk in a stage's half tile.
-__device__ __forceinline__ int swizzled(int row, int chunk) { return row * kChunksPerRow + (chunk ^ (row >> 1 & 3)); }
+__device__ __forceinline__ int swizzled(int row, int chunk) {
+  return row * kChunksPerRow + (chunk ^ ((row >> 1 ^ row >> 3) & 3));
+}
 
 // What one thread copies per stage: two rows of one side, 64 apart, one chunk of each.
 template <typename T>
@@ -97,8 +100,8 @@ __device__ __forceinline__ void multiply_stage(device::Shared<device::Vector<T>>
       device::ldmatrix_x4(a[m], left + swizzled(warp_row() + m * 16 + lane % 16, step * 2 + lane / 16));
 #pragma unroll
     for (int n = 0; n < 2; ++n)
-      device::ldmatrix_x4(b[n],
-                          right + swizzled(warp_column() + n * 16 + lane / 16 * 8 + lane % 8, step * 2 + lane / 8 % 2));
+      device::ldmatrix_x4(b[n], right + swizzled(warp_column() + lane % 8 / 2 * 8 + n * 4 + lane / 16 * 2 + lane % 2,
+                                                 step * 2 + lane / 8 % 2));
 #pragma unroll
     for (int m = 0; m < 4; ++m)
 #pragma unroll
@@ -175,56 +178,6 @@ __device__ __forceinline__ void gram(const GramRows<T>& left, int left_first, co
     }
   }
   if (!kFold) tile = acc;
-}
-
-// --- Distances ---------------------------------------------------------------------------------------------------
-
-// 1 / ||row|| as the sum of two floats, high and low.
-__device__ __forceinline__ float2 split_norm(double inv_norm) {
-  const float high = static_cast<float>(inv_norm);
-  return make_float2(high, static_cast<float>(inv_norm - static_cast<double>(high)));
-}
-
-// Cosine distance in [0, 2] from a dot product; NaN stays NaN. The product with both norms is carried in two floats and
-// rounded once: exactly 0 for equal vectors, exactly 2 for opposite ones, and the same for (i, j) and (j, i).
-__device__ __forceinline__ float cosine_distance(float dot, float2 i, float2 j) {
-  const float scale = __fmul_rn(i.x, j.x);
-  const float scale_low = __fadd_rn(fmaf(i.x, j.x, -scale), __fadd_rn(__fmul_rn(i.x, j.y), __fmul_rn(i.y, j.x)));
-  const float cosine = __fmul_rn(dot, scale);
-  const float cosine_low = fmaf(dot, scale_low, fmaf(dot, scale, -cosine));
-  const float distance = 1.0f - __fadd_rn(cosine, cosine_low);
-  return distance < 0.0f ? 0.0f : (distance > 2.0f ? 2.0f : distance);
-}
-
-// Norms of the tile's rows and columns, [left 128][right 128], beside the stages.
-constexpr unsigned kNormsOffset = kGramBytes;
-constexpr unsigned kNormsBytes = 2 * kGramTile * sizeof(float2);
-
-// Before gram(), which orders it with for_each_distance().
-__device__ __forceinline__ void stage_norms(const double* left, int left_first, int left_count, const double* right,
-                                            int right_first, int right_count) {
-  const device::Shared<float2> norms = device::shared<float2>(kNormsOffset, 2 * kGramTile);
-  const int t = static_cast<int>(threadIdx.x);
-  const bool is_left = t < kGramTile;
-  const int64_t row = (is_left ? int64_t{left_first} : int64_t{right_first} - kGramTile) + t;
-  const bool valid = row < (is_left ? left_count : right_count);
-  norms[t] = split_norm(valid ? (is_left ? left : right)[row] : 0.0);
-}
-
-// Calls f(r, c, distance) for the thread's part of the tile, and row_done(r) after the last of row r.
-template <typename F, typename RowDone>
-__device__ __forceinline__ void for_each_distance(GramTile& tile, const F& f, const RowDone& row_done) {
-  const device::Shared<float2> norms = device::shared<float2>(kNormsOffset, 2 * kGramTile);
-  float2 column[kColumns];
-#pragma unroll
-  for (int c = 0; c < kColumns; ++c) column[c] = norms[kGramTile + gram_column(c)];
-#pragma unroll
-  for (int r = 0; r < kRows; ++r) {
-    const float2 row = norms[gram_row(r)];
-#pragma unroll
-    for (int c = 0; c < kColumns; ++c) f(r, c, cosine_distance(tile.at(r, c), row, column[c]));
-    row_done(r);
-  }
 }
 
 // --- Across the lanes that share a row or a column ----------------------------------------------------------------

@@ -6,7 +6,7 @@
 //      2        5
 #pragma once
 
-#include "gram.cuh"
+#include "gram_distance.cuh"
 
 namespace pact {
 
@@ -26,19 +26,39 @@ __device__ __forceinline__ PairTile pair_tile(unsigned block) {
   return {static_cast<int>(block - before(column)), static_cast<int>(column)};
 }
 
-// The thread's pairs to count, i < j < n, bit r * 8 + c each.
-__device__ __forceinline__ uint64_t pairs_to_count(PairTile tile, int n) {
-  const int rows = n - tile.row_first(), columns = n - tile.column_first(), shift = rows - columns;
-  if (shift != 0 && columns >= kGramTile) return ~uint64_t{0};
-  uint64_t bits = 0;
-#pragma unroll
-  for (int r = 0; r < kRows; ++r)
-#pragma unroll
-    for (int c = 0; c < kColumns; ++c) {
-      const int i = gram_row(r), j = gram_column(c);
-      bits |= static_cast<uint64_t>(i < j + shift && j < columns) << (r * kColumns + c);
-    }
-  return bits;
+// The thread's pairs that count: i < j < n.
+class CountedPairs {
+ public:
+  __device__ __forceinline__ CountedPairs(PairTile tile, int n)
+      : ahead_(tile.column_first() + gram_column(0) - tile.row_first() - gram_row(0)),
+        columns_(n - tile.column_first() - gram_column(0)) {}
+  __device__ __forceinline__ bool operator()(int r, int c) const {
+    return gram_row(r) - gram_row(0) < ahead_ + c && c < columns_;
+  }
+  // Whether all the warp's pairs count, and none has a distance of NaN.
+  __device__ __forceinline__ bool whole_warp() const {
+    return warp_is_regular(gram_row(kRows - 1) - gram_row(0) < ahead_);
+  }
+
+ private:
+  int ahead_;    // how far the thread's first column is ahead of its first row
+  int columns_;  // tokens from its first column to the last
+};
+
+// Calls f(r, c, half distance, counts) for the thread's part of the tile, `counts` being true at compile time when
+// kWhole says that all the warp's pairs count; and row_done(r) after the last of row r.
+template <bool kWhole, typename F, typename RowDone>
+__device__ __forceinline__ void for_each_pair(GramTile& tile, const CountedPairs& counted, const F& f,
+                                              const RowDone& row_done) {
+  for_each_cosine(
+      tile,
+      [&](int r, int c, float cosine) {
+        if constexpr (kWhole)
+          f(r, c, half_distance(cosine), true);
+        else
+          f(r, c, half_distance_or_nan(cosine), counted(r, c));
+      },
+      row_done);
 }
 
 }  // namespace pact

@@ -10,7 +10,7 @@
 // (farthest_points), or never for their gain (dpp_select); tokens stay in [0, n), and each is chosen once.
 #pragma once
 
-#include "gram.cuh"
+#include "gram_distance.cuh"
 #include "greedy_key.cuh"
 #include "magnitude.cuh"
 #include "row_dot.cuh"

@@ -5,7 +5,7 @@
 // from L1 after the first candidate.
 #pragma once
 
-#include "gram.cuh"
+#include "gram_distance.cuh"
 #include "row_dot.cuh"
 
 namespace pact {

@@ -23,6 +23,24 @@ __device__ __forceinline__ Key pair_key(unsigned bits, int i) {
     return bits;
 }
 
+// Of the thread's pairs.
+template <typename Key, bool kWhole>
+__device__ __forceinline__ Key largest_of_thread(GramTile& dot, const CountedPairs& counted, int row_first) {
+  Key largest = 0;
+  unsigned of_row = 0;
+  for_each_pair<kWhole>(
+      dot, counted,
+      [&](int, int c, float half, bool counts) {
+        const unsigned bits = kWhole ? __float_as_uint(half) : distance_bits(half) & (counts ? ~0u : 0u);
+        of_row = c ? max(of_row, bits) : bits;
+      },
+      [&](int r) {
+        const unsigned bits = distance_bits(2 * __uint_as_float(of_row));
+        largest = max(largest, pair_key<Key>(bits, row_first + gram_row(r)));
+      });
+  return largest;
+}
+
 // Key: unsigned, the distance's bits alone, or GreedyKey. A row without pairs may offer distance 0 for its token: token
 // 0 offers that, too, and goes before.
 template <typename T, bool kFold, typename Key>
@@ -33,18 +51,9 @@ __device__ __forceinline__ void largest_of_pairs(const GramRows<T>& keys, const 
   GramTile dot;
   gram<T, kFold>(keys, tile.row_first(), keys, tile.column_first(), dot);
 
-  const uint64_t counted = pairs_to_count(tile, keys.count);
-  Key largest = 0;
-  unsigned of_row = 0;
-  for_each_distance(
-      dot,
-      [&](int r, int c, float distance) {
-        if (counted >> (r * kColumns + c) & 1) of_row = max(of_row, distance_bits(distance));
-      },
-      [&](int r) {
-        largest = max(largest, pair_key<Key>(of_row, tile.row_first() + gram_row(r)));
-        of_row = 0;
-      });
+  const CountedPairs counted(tile, keys.count);
+  Key largest = counted.whole_warp() ? largest_of_thread<Key, true>(dot, counted, tile.row_first())
+                                     : largest_of_thread<Key, false>(dot, counted, tile.row_first());
   largest = device::warp_max(largest);
   const device::Shared<Key> maxima = device::shared<Key>(kWarpMaximaOffset, kGramThreads / 32);
   if (device::lane_id() == 0) maxima[device::warp_id()] = largest;

@@ -12,8 +12,37 @@
 namespace pact {
 
 constexpr unsigned kRowTokensOffset = kNormsOffset + kNormsBytes;
-constexpr unsigned kColumnNearestOffset = kRowTokensOffset + kGramTile * sizeof(int);  // [column 128][row half 2]
-constexpr unsigned kNearestDenserSharedBytes = kColumnNearestOffset + kGramTile * 2 * sizeof(NearestKey);
+constexpr unsigned kColumnNearestOffset = kRowTokensOffset + kGramTile * sizeof(int);  // [column 128][warp row]
+constexpr unsigned kNearestDenserSharedBytes = kColumnNearestOffset + kGramTile * kWarpsDown * sizeof(NearestKey);
+
+// The warp's minimum of each column, to shared memory; the largest distance of rank 0, to *farthest.
+template <bool kWhole>
+__device__ __forceinline__ void nearest_of_columns(GramTile& dot, const CountedPairs& counted, bool has_rank_0,
+                                                   unsigned* farthest) {
+  const device::Shared<int> row_tokens = device::shared<int>(kRowTokensOffset, kGramTile);
+  const device::Shared<NearestKey> column_nearest =
+      device::shared<NearestKey>(kColumnNearestOffset, kGramTile * kWarpsDown);
+  NearestKey best[kColumns];
+#pragma unroll
+  for (int c = 0; c < kColumns; ++c) best[c] = kNoCenter;
+  unsigned largest = 0;  // half distance of the thread's first row
+  unsigned token = 0;    // of the row
+  for_each_pair<kWhole>(
+      dot, counted,
+      [&](int r, int c, float half, bool counts) {
+        if (c == 0) token = static_cast<unsigned>(int(row_tokens[gram_row(r)]));
+        const unsigned bits = kWhole ? __float_as_uint(half) : distance_bits(half), none = counts ? 0 : ~0u;
+        best[c] = smaller(best[c], nearest_key(bits | none, token | none));
+        if (r == 0) largest = max(largest, bits & ~none);
+      },
+      [](int) {});
+  column_nearest[gram_column(device::lane_id() / 4) * kWarpsDown + warp_row() / kWarpRows] =
+      combine_columns(best, smaller);
+  if (has_rank_0 && warp_row() == 0) {
+    largest = __reduce_max_sync(device::kAllLanes, gram_row(0) == 0 ? largest : 0u);
+    if (device::lane_id() == 0) atomicMax(farthest, distance_bits(2 * __uint_as_float(largest)));
+  }
+}
 
 // keys: [n, width] in rank order; order: [n]; nearest: [n], all ones before; farthest: zero before.
 template <typename T, bool kFold>
@@ -21,41 +50,27 @@ __global__ void __launch_bounds__(kGramThreads, gram_blocks_per_sm(kFold))
     nearest_denser_kernel(GramRows<T> keys, const double* __restrict__ inv_norm, const int* __restrict__ order,
                           NearestKey* __restrict__ nearest, unsigned* __restrict__ farthest) {
   const PairTile tile = pair_tile(blockIdx.x);
-  const device::Shared<int> row_tokens = device::shared<int>(kRowTokensOffset, kGramTile);
   const int thread = static_cast<int>(threadIdx.x);
   if (thread < kGramTile)
-    row_tokens[thread] = thread < keys.count - tile.row_first() ? order[tile.row_first() + thread] : 0;
+    device::shared<int>(kRowTokensOffset, kGramTile)[thread] =
+        thread < keys.count - tile.row_first() ? order[tile.row_first() + thread] : 0;
   stage_norms(inv_norm, tile.row_first(), keys.count, inv_norm, tile.column_first(), keys.count);
   GramTile dot;
   gram<T, kFold>(keys, tile.row_first(), keys, tile.column_first(), dot);
 
-  const device::Shared<NearestKey> column_nearest = device::shared<NearestKey>(kColumnNearestOffset, kGramTile * 2);
-  const uint64_t counted = pairs_to_count(tile, keys.count);
-  NearestKey best[kColumns];
-#pragma unroll
-  for (int c = 0; c < kColumns; ++c) best[c] = kNoCenter;
-  unsigned largest = 0;  // of row 0
-  unsigned token = 0;    // of the row
-  for_each_distance(
-      dot,
-      [&](int r, int c, float distance) {
-        if (c == 0) token = static_cast<unsigned>(int(row_tokens[gram_row(r)]));
-        if (!(counted >> (r * kColumns + c) & 1)) return;
-        const unsigned bits = distance_bits(distance);
-        best[c] = smaller(best[c], nearest_key(bits, token));
-        if (r == 0) largest = max(largest, bits);
-      },
-      [](int) {});
-  column_nearest[gram_column(device::lane_id() / 4) * 2 + warp_row() / 64] = combine_columns(best, smaller);
-  if (tile.row == 0 && warp_row() == 0) {
-    largest = __reduce_max_sync(device::kAllLanes, gram_row(0) == 0 ? largest : 0u);
-    if (device::lane_id() == 0) atomicMax(farthest, largest);
-  }
+  const CountedPairs counted(tile, keys.count);
+  if (counted.whole_warp())
+    nearest_of_columns<true>(dot, counted, tile.row == 0, farthest);
+  else
+    nearest_of_columns<false>(dot, counted, tile.row == 0, farthest);
   __syncthreads();
 
   if (thread >= kGramTile || thread >= keys.count - tile.column_first()) return;
-  const NearestKey key = smaller(column_nearest[thread * 2], column_nearest[thread * 2 + 1]);
-  atomicMin(nearest + tile.column_first() + thread, key);
+  const device::Shared<NearestKey> parts = device::shared<NearestKey>(kColumnNearestOffset, kGramTile * kWarpsDown);
+  NearestKey key = kNoCenter;
+#pragma unroll
+  for (int w = 0; w < kWarpsDown; ++w) key = smaller(key, parts[thread * kWarpsDown + w]);
+  atomicMin(nearest + tile.column_first() + thread, doubled(key));
 }
 
 // From rank order to token order.

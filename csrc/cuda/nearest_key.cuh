@@ -14,6 +14,12 @@ __device__ __forceinline__ unsigned distance_bits(float distance) { return __flo
 __device__ __forceinline__ NearestKey nearest_key(unsigned bits, unsigned number) {
   return static_cast<NearestKey>(bits) << 32 | number;
 }
+// A key of half the distance, turned into one of the distance.
+__device__ __forceinline__ NearestKey doubled(NearestKey key) {
+  if (key == kNoCenter) return key;
+  const float half = __uint_as_float(static_cast<unsigned>(key >> 32));
+  return nearest_key(distance_bits(2 * half), static_cast<unsigned>(key));
+}
 __device__ __forceinline__ NearestKey smaller(NearestKey a, NearestKey b) { return b < a ? b : a; }
 
 }  // namespace pact

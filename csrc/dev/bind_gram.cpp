@@ -58,10 +58,12 @@ void density(const std::string& dtype, py::array keys, py::array inv_norm, float
   const int n = int(keys.shape(0));
   with_gram_type(dtype, keys, [&](auto element, auto fold) {
     using T = decltype(element);
-    emulator::launch(density_kernel<T, decltype(fold)::value>, unsigned(pair_tiles(n)), kGramThreads,
-                     kDensitySharedBytes, seed, false, gram_rows<T>(keys), data<const double>(inv_norm),
-                     DensityTerm{exponent, gaussian}, data<unsigned long long>(density), cutoff,
-                     data<uint32_t>(adjacency), adjacency ? int(adjacency->shape(1)) : 0);
+    constexpr bool kFold = decltype(fold)::value;
+    const auto kernel = gaussian ? density_kernel<T, kFold, true> : density_kernel<T, kFold, false>;
+    emulator::launch(kernel, unsigned(pair_tiles(n)), kGramThreads, kDensitySharedBytes, seed, false,
+                     gram_rows<T>(keys), data<const double>(inv_norm), term_factor(exponent, gaussian),
+                     data<DensitySum>(density), cutoff / 2, data<uint32_t>(adjacency),
+                     adjacency ? int(adjacency->shape(1)) : 0);
   });
 }
 

@@ -253,6 +253,16 @@ inline float __fmaf_rn(float x, float y, float z) { return std::fma(x, y, z); }
 inline float __saturatef(float x) { return x > 0 ? (x < 1 ? x : 1.0f) : 0.0f; }
 // NaN becomes 0, what is out of range the nearest value in it.
 inline unsigned __float2uint_rn(float x) { return x > 0 ? (x < 0x1p32f ? unsigned(std::nearbyint(x)) : ~0u) : 0u; }
+// The high word of high:low << shift.
+inline unsigned __funnelshift_l(unsigned low, unsigned high, unsigned shift) {
+  return unsigned(((uint64_t(high) << 32 | low) << (shift & 31)) >> 32);
+}
+// Four of the eight bytes of y:x, each by a nibble of the selector.
+inline unsigned __byte_perm(unsigned x, unsigned y, unsigned selector) {
+  unsigned bytes = 0;
+  for (int i = 0; i < 4; ++i) bytes |= unsigned((uint64_t(y) << 32 | x) >> (selector >> 4 * i & 7) * 8 & 0xff) << 8 * i;
+  return bytes;
+}
 inline unsigned __umulhi(unsigned x, unsigned y) { return unsigned(uint64_t(x) * y >> 32); }
 template <typename T>
 T __ldg(const T* pointer) {
@@ -286,6 +296,8 @@ constexpr std::common_type_t<T, U> max(T a, U b) {
 }
 
 namespace pact::device {
+
+inline float exp2_approx(float x) { return std::exp2(x); }
 
 // Waiting for another thread: lets others run before the next look.
 inline void spin_pause() { emulator::engine().yield(); }
