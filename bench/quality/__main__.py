@@ -21,7 +21,7 @@ from .seating import facts, seated
 def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = options.parser("python -m bench.quality", __doc__)
     options.curves(parser, KEEPS)
-    parser.add_argument("--methods", nargs="+", choices=list(methods_at(0.5)), metavar="NAME", help="only those")
+    options.methods(parser, list(methods_at(0.5)))
     parser.add_argument("--tuned", type=Path, metavar="JSON", help="what bench.quality.tuning has found")
     return parser.parse_args(argv)
 
@@ -51,12 +51,12 @@ def main(argv: list[str] | None = None) -> int:
     given = parse(argv)
     given.out.mkdir(parents=True, exist_ok=True)
     found = {} if given.tuned is None else json.loads(given.tuned.read_text())["methods"]
-    wanted = points(given.keep, given.methods, {name: one["best"] for name, one in found.items()})
+    wanted = points(given.keep, options.chosen(given), {name: one["best"] for name, one in found.items()})
     with seated(given) as (jobs, asked, part):
         entries = run(jobs, wanted, part("part.jsonl"))
     record = {"facts": facts(given), "questions": len(asked), "curves": entries}
     (given.out / "curves.json").write_text(json.dumps(record) + "\n")
-    table = markdown(entries, list(given.keep))
+    table = markdown(entries, sorted(given.keep, reverse=True))
     (given.out / "curves.md").write_text(table)
     plots.curves(entries, given.out / "accuracy.png", "visual_mean", "visual tokens, mean of all layers")
     if all(one["prefill"] is not None for one in entries):

@@ -123,13 +123,14 @@ def measure(sitting: Sitting, point: Point) -> dict[str, Any]:
     return sitting.point(*point, point.method or None)
 
 
-def points(keeps: Sequence[float], only=None, tuned: Mapping[str, str] = MappingProxyType({})) -> list[Point]:
-    """The model as it is, then every method (or `only` those names) at every budget.
+def points(
+    keeps: Sequence[float], names: Sequence[str], tuned: Mapping[str, str] = MappingProxyType({})
+) -> list[Point]:
+    """The model as it is, then methods by their names, each at every budget.
 
     Args:
         tuned: what is added to a method's arguments, by its name.
     """
-    names = list(only or methods_at(0.5))
     return [STOCK] + [
         Point(name, keep, methods_at(keep, LAYER, LATER)[name] + tuned.get(name, ""))
         for name in names

@@ -27,8 +27,10 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 PHASES = ("train", "accuracy", "tuning", "curves", "ablations")
-STEPS, BATCH = "words=2500,eyes=30000,both=30000", "words=32,eyes=32,both=32"
+STEPS, BATCH = "words=2500,eyes=30000,both=30000", "words=32,eyes=64,both=32"
 APART = ("accuracy.json", "tuned.json", "part.jsonl", "ablations.part.jsonl")
+KEEPS = ("0.25", "0.1", "0.5", "0.05", "0.7", "0.15", "0.35", "0.02")  # the first that are told of first
+SLOW = ("agglomerative",)  # ten thousand small kernels for each picture: for the CPU
 BEFORE_BOTH = 0.5  # share of the training's time
 
 
@@ -50,11 +52,11 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--start", type=Path, help="weights that `both` begins from; no other stage is trained")
     parser.add_argument("--scenes", type=int, default=2000, help="to measure on")
     parser.add_argument("--at-once", type=int, default=100, metavar="N", help="questions that are asked at once")
-    parser.add_argument("--keep", nargs="+", metavar="SHARE", help="budgets of the curves (default: eight)")
-    cores = len(os.sched_getaffinity(0))
-    parser.add_argument("--jobs", type=int, default=max(2, cores - 4), metavar="N", help="processes of the curves")
-    parser.add_argument("--ablation-jobs", type=int, default=4, metavar="N")
-    for phase, seconds in zip(PHASES, (270, 60, 60, 180, 180), strict=True):
+    parser.add_argument("--keep", nargs="+", default=KEEPS, metavar="SHARE", help="budgets of the curves, in order")
+    parser.add_argument("--without", nargs="*", default=SLOW, metavar="NAME", help="methods (default: the slowest)")
+    parser.add_argument("--jobs", type=int, default=9, metavar="N", help="processes of the curves, and of the tuning")
+    parser.add_argument("--ablation-jobs", type=int, default=3, metavar="N")
+    for phase, seconds in zip(PHASES, (270, 60, 60, 240, 240), strict=True):
         parser.add_argument(
             f"--{phase}-seconds", type=float, default=seconds, metavar="S", help=f"(default: {seconds})"
         )
@@ -156,14 +158,15 @@ def measure(given: argparse.Namespace) -> None:
     models = [one for one in models if one.exists()]
     tuned, logs = given.out / "tuned.json", given.work / "logs"
     which = ["--device", given.device]
+    without = ["--without", *given.without] if given.without else []
     asked = [model, *which, "--batch", given.at_once]
     exam = [*asked, "--scenes", given.scenes, "--each", 1, "--out", given.out]
 
     def begin(phase: str) -> tuple[Beside, float]:
         module, how = {
             "accuracy": ("evaluate", [*models, *which, "--scenes", given.scenes, "--out", given.out / "accuracy.json"]),
-            "tuning": ("tuning", [*asked, "--jobs", given.jobs, "--out", tuned]),
-            "curves": ("__main__", [*exam, "--jobs", given.jobs, *(["--keep", *given.keep] if given.keep else [])]),
+            "tuning": ("tuning", [*asked, "--jobs", given.jobs, "--out", tuned, *without]),
+            "curves": ("__main__", [*exam, "--jobs", given.jobs, "--keep", *given.keep, *without]),
             "ablations": ("ablations", [*exam, "--jobs", given.ablation_jobs]),
         }[phase]
         if phase == "curves" and tuned.exists():

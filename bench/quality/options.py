@@ -30,6 +30,16 @@ def jobs(found: argparse.ArgumentParser) -> None:
     )
 
 
+def methods(found: argparse.ArgumentParser, names: Sequence[str]) -> None:
+    found.add_argument("--methods", nargs="+", choices=names, default=list(names), metavar="NAME", help="only those")
+    found.add_argument("--without", nargs="+", choices=names, default=[], metavar="NAME", help="all but those")
+
+
+def chosen(given: argparse.Namespace) -> list[str]:
+    """The methods that were asked for."""
+    return [name for name in given.methods if name not in given.without]
+
+
 def curves(found: argparse.ArgumentParser, keeps: Sequence[float]) -> None:
     """What is asked, at which budgets, and where the record goes."""
     jobs(found)

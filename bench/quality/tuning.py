@@ -69,15 +69,17 @@ def main(argv: list[str] | None = None) -> int:
     options.jobs(parser)
     parser.add_argument("--scenes", type=int, default=150)
     parser.add_argument("--each", type=int, metavar="N", default=2, help="questions of a scene (default: 2)")
-    parser.add_argument("--methods", nargs="+", choices=list(SETTINGS), default=list(SETTINGS), metavar="NAME")
-    parser.add_argument("--out", type=Path, default=options.FOLDER / "tuned.json")
+    options.methods(parser, list(SETTINGS))
+    parser.add_argument("--out", type=Path, default=options.FOLDER / "tuned.json", help="other methods in it stay")
     given = parser.parse_args(argv)
     exam_of = (given.scenes, FIRST, given.each)
     with Jobs(given.jobs, partial(Sitting.of, given.model, given.device, exam_of, given.batch, False)) as jobs:
-        tuned = tune(jobs, given.methods)
+        tuned = tune(jobs, options.chosen(given))
     given.out.parent.mkdir(parents=True, exist_ok=True)
-    record = {"first_seed": FIRST, "scenes": given.scenes, "each": given.each, "keep": KEEP, "methods": tuned}
-    given.out.write_text(json.dumps(record, indent=1) + "\n")
+    record = {"first_seed": FIRST, "scenes": given.scenes, "each": given.each, "keep": KEEP}
+    earlier = json.loads(given.out.read_text()) if given.out.exists() else {}
+    others = earlier.get("methods", {}) if record.items() <= earlier.items() else {}
+    given.out.write_text(json.dumps({**record, "methods": others | tuned}, indent=1) + "\n")
     for name, one in tuned.items():
         print(f"{name:<26}{one['best'] or '-':<40}{max(one['tried'].values()):.3f}")
     return 0

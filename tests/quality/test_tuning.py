@@ -44,3 +44,6 @@ def test_the_best_of_what_was_tried_is_taken(tmp_path, monkeypatch):
     found = json.loads((tmp_path / "tuned.json").read_text())["methods"]
     assert {name: one["best"] for name, one in found.items()} == {"hired": ";alpha=0.75", "divprune": ";start=farthest"}
     assert found["hired"]["tried"][";alpha=0.5"] == 0
+    more = [*shape[:3], "trim", "hired", "--without", "hired", *shape[-2:]]
+    assert tuning.main([str(tmp_path / "model"), *more]) == 0
+    assert json.loads((tmp_path / "tuned.json").read_text())["methods"].keys() == {"hired", "divprune", "trim"}
