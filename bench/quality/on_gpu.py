@@ -27,7 +27,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 PHASES = ("train", "accuracy", "tuning", "curves", "ablations")
-STEPS, BATCH = "words=2500,eyes=30000,both=30000", "words=32,eyes=64,both=32"
+STEPS, BATCH = "words=1500,eyes=30000,both=30000", "words=32,eyes=64,both=32"
 APART = ("accuracy.json", "tuned.json", "part.jsonl", "ablations.part.jsonl")
 KEEPS = ("0.25", "0.1", "0.5", "0.05", "0.7", "0.15", "0.35", "0.02")  # the first that are told of first
 SLOW = ("agglomerative",)  # ten thousand small kernels for each picture: for the CPU
@@ -192,6 +192,9 @@ def gather(given: argparse.Namespace) -> None:
     for path in given.out.iterdir():
         if path.name not in APART and path.suffix != ".tar":
             shutil.move(path, results / path.name)
+    for path in map(given.out.joinpath, APART):
+        if path.exists():
+            shutil.copy(path, given.work)
     part = given.work / "results.tar"
     with tarfile.open(part, "w") as tar:
         for path in (*results.iterdir(), *given.work.glob("logs/*.txt"), *given.work.glob("seed*/*.jsonl")):
@@ -216,6 +219,9 @@ def main(argv: list[str] | None = None) -> int:
     given = parse(argv)
     given.out.mkdir(parents=True, exist_ok=True)
     given.work.mkdir(parents=True, exist_ok=True)
+    for path in map(given.work.joinpath, APART):
+        if path.exists() and not (given.out / path.name).exists():
+            shutil.copy(path, given.out)
     if "train" in given.only:
         train(given)
         gather(given)

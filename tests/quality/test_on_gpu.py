@@ -60,6 +60,9 @@ def test_all_phases_and_the_files_they_leave(started, tmp_path, capsys):
     assert "75.0" in said
     stages = {f"{stage}-{seed}" for stage in ("words", "eyes", "both") for seed in (0, 1, 2)}
     assert started.keys() == stages | set(on_gpu.PHASES[1:])
+    (out / "accuracy.json").unlink()
+    assert on_gpu.main(["--out", str(out), "--work", str(work), "--only", "curves"]) == 0
+    assert (out / "accuracy.json").exists()
     assert started["curves"][1][-2:] == ["--tuned", str(out / "tuned.json")]
     assert started["accuracy"][1][:2] == [str(work / f"seed{seed}" / "model") for seed in (0, 1)]
 
