@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
-import re
 import sys
 import time
 from collections.abc import Iterator
@@ -25,7 +24,7 @@ from pact_ext import _library
 from . import gpu_table
 from .cases import OPERATORS, PUBLISHED, Case, Inputs, center_count, make_call
 from .gpu_model import prefill_flops, work
-from .gpu_timing import Timer, clocks, gpu_facts, measure_rates, peak_extra_mib
+from .gpu_timing import Timer, clocks, gpu_facts, measure_rates, peak_extra_mib, record_name
 
 RESULTS = Path(__file__).parent / "results"
 # In the order of measuring, what the goals are about first.
@@ -141,7 +140,7 @@ def main(argv: list[str] | None = None) -> int:
     record = {"facts": facts, "cases": list(run(options, facts))}
     facts["clocks_after"] = clocks()
 
-    name = re.sub(r"[^a-z0-9]+", "-", facts["gpu"].lower()).strip("-") + ("-quick" if options.quick else "")
+    name = record_name(facts["gpu"]) + ("-quick" if options.quick else "")
     RESULTS.mkdir(exist_ok=True)
     target = RESULTS / f"{name}.json"
     target.write_text(json.dumps(record, indent=1) + "\n")

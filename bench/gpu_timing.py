@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import hashlib
+import re
 import statistics
 import subprocess
 import time
@@ -77,6 +78,11 @@ def measure_rates(timer: Timer) -> Rates:
         product = 1e-6 * timer(lambda a=a: torch.mm(a, a))["median_us"]
         flops[str(dtype).removeprefix("torch.")] = 2 * 8192**3 / product
     return Rates(2 * source.nbytes / seconds, flops)
+
+
+def record_name(gpu: str) -> str:
+    """What a record of a card is called."""
+    return re.sub(r"[^a-z0-9]+", "-", gpu.lower()).strip("-")
 
 
 def sources_hash() -> str:

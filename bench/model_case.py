@@ -1,7 +1,8 @@
-"""What `bench.model` runs: a LLaVA of middle size with random weights, pictures whose tokens merge, and configurations.
+"""What `bench.model` runs: a LLaVA with random weights, pictures whose tokens merge, and configurations.
 
-The language model has about 136 million weights, and grouped heads as in LLaVA-OneVision; the vision tower is next to
-nothing. A random model's answers mean nothing, but it takes the time of a trained one of its shape.
+On the CPU the language model has about 136 million weights, and grouped heads as in LLaVA-OneVision; on a card it is of
+the shape of that model's own, of 7 billion. The vision tower is next to nothing. A random model's answers mean nothing,
+but it takes the time of a trained one of its shape.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ LONGEST_RUN, NOISE = 16, 0.2  # patches of one kind that follow each other; the 
 
 @dataclass(frozen=True)
 class Shape:
-    """Of the decoder, and of its prompt: `visual` tokens with half of the `text` tokens before and half after them."""
+    """Of the decoder, and of its prompts: in each of `batch` rows `visual` tokens with half of the `text` tokens before
+    and half after them."""
 
     layers: int = 12
     hidden: int = 1024
@@ -31,6 +33,8 @@ class Shape:
     vocabulary: int = 1024
     visual: int = 2880
     text: int = 64
+    batch: int = 1
+    dtype: str = "float32"
 
     @property
     def tokens(self) -> int:
@@ -52,11 +56,15 @@ class Shape:
         return left / (self.layers * self.layer_flops(self.tokens))
 
     def column_bytes(self) -> int:
-        """Of one token's keys and values in one layer's cache, float32."""
-        return 2 * 4 * self.hidden // self.heads * self.key_heads
+        """Of one token's keys and values in one layer's cache."""
+        return 2 * getattr(torch, self.dtype).itemsize * self.hidden // self.heads * self.key_heads
 
 
 FULL, QUICK = Shape(), Shape(layers=8, visual=1152)
+CARD = Shape(28, 3584, 28, 4, 18944, 152064, dtype="bfloat16")
+"""LLaVA-OneVision-7B's decoder, Qwen2-7B."""
+CARD_SIZES = (2880, 6272)
+"""Visual tokens: five tiles of 24 x 24, and two of 56 x 56."""
 
 
 @dataclass(frozen=True)
@@ -86,8 +94,8 @@ CASES = (
 )
 
 
-def build(shape: Shape) -> torch.nn.Module:
-    """The model, float32 on the CPU, in evaluation mode, on torch's scaled dot-product attention."""
+def build(shape: Shape, device: str = "cpu") -> torch.nn.Module:
+    """The model, made where it runs, in evaluation mode, on torch's scaled dot-product attention."""
     decoder = {
         "hidden_size": shape.hidden,
         "num_hidden_layers": shape.layers,
@@ -96,29 +104,30 @@ def build(shape: Shape) -> torch.nn.Module:
         "intermediate_size": shape.feed_forward,
         "vocab_size": shape.vocabulary,
     }
-    return random_model(decoder, shape.visual, device="cpu", dtype="float32", attn_implementation="sdpa")
+    return random_model(decoder, shape.visual, device=device, dtype=shape.dtype, attn_implementation="sdpa")
 
 
 def inputs(model: torch.nn.Module, shape: Shape) -> dict[str, Tensor]:
-    """A prompt. Patches come in runs of one kind, as along the rows of a photograph, so that tokens merge: rotary
+    """The prompts. Patches come in runs of one kind, as along the rows of a photograph, so that tokens merge: rotary
     embedding sets tokens of one kind apart that are far from each other."""
     generator = torch.Generator().manual_seed(0)
-    lengths = torch.randint(1, LONGEST_RUN + 1, (shape.visual,), generator=generator)
-    kind = torch.arange(shape.visual).repeat_interleave(lengths)[: shape.visual]
-    patches = torch.randn(shape.visual, 3 * PATCH**2, generator=generator)[kind]
+    total = shape.batch * shape.visual
+    lengths = torch.randint(1, LONGEST_RUN + 1, (total,), generator=generator)
+    kind = torch.arange(total).repeat_interleave(lengths)[:total]
+    patches = torch.randn(total, 3 * PATCH**2, generator=generator)[kind]
     patches += NOISE * torch.randn(patches.shape, generator=generator)
 
-    found = random_inputs(model, shape.visual, shape.text)
+    found = random_inputs(model, shape.visual, shape.text, shape.batch)
     count, _, height, width = found["pixel_values"].shape
     cells = patches.view(count, height // PATCH, width // PATCH, 3, PATCH, PATCH)
     pixels = cells.permute(0, 3, 1, 4, 2, 5).reshape(found["pixel_values"].shape)
-    return {**found, "pixel_values": pixels}
+    return {**found, "pixel_values": pixels.to(found["pixel_values"])}
 
 
 def describe(shape: Shape) -> str:
     """One line about the model and the prompt."""
-    s = shape
+    s, rows = shape, f"{shape.batch} rows of " if shape.batch > 1 else ""
     return (
         f"{s.layers} layers, hidden size {s.hidden}, {s.heads} query heads on {s.key_heads} key heads, feed-forward "
-        f"{s.feed_forward}, float32; {s.visual} visual and {s.text} text tokens"
+        f"{s.feed_forward}, {s.dtype}; {rows}{s.visual} visual and {s.text} text tokens"
     )
