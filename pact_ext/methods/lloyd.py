@@ -38,7 +38,7 @@ def lloyd(points: Tensor, start: Tensor, iterations: int = 100) -> tuple[Tensor,
 def drawn(points: Tensor, count: int, seed: int) -> Tensor:
     """Random points, drawn on the CPU, the same on every device."""
     generator = torch.Generator().manual_seed(seed)
-    return torch.randperm(len(points), generator=generator, device="cpu")[:count].to(points.device)
+    return torch.randperm(len(points), generator=generator, device="cpu")[:count].to(points.device, non_blocking=True)
 
 
 def spread(points: Tensor, count: int) -> Tensor:
@@ -46,7 +46,8 @@ def spread(points: Tensor, count: int) -> Tensor:
     chosen = [_distances(points, points.mean(dim=0)).argmin()]
     nearest = torch.full_like(points[:, 0], torch.inf)
     while len(chosen) < count:
-        nearest = nearest.minimum(_distances(points, points[chosen[-1]]))
+        last = points[chosen[-1][None]]  # by a list of one: a number would be read back
+        nearest = nearest.minimum(_distances(points, last))
         chosen.append(nearest.argmax())
     return torch.stack(chosen)
 

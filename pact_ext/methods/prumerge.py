@@ -100,7 +100,7 @@ class PruMerge(OfTheTower):
         first, third = attention.double().quantile(torch.tensor([0.25, 0.75], dtype=torch.float64).to(attention.device))
         outliers = attention.double() > third + 1.5 * (third - first)
         highest = torch.zeros_like(outliers)
-        highest[attention.argmax()] = True
+        highest[attention.argmax(dim=0, keepdim=True)] = True
         return torch.where(outliers.any(), outliers, highest)
 
 

@@ -64,7 +64,7 @@ class Trim(Method):
         labels = torch.searchsorted(kept, others[-1]).repeat(n)
         labels[chosen] = torch.searchsorted(kept, chosen)
         states = view.hidden.clone()
-        states[others[-1]] = hidden[others].mean(dim=0).to(states.dtype)
+        states[others[-1:]] = hidden[others].mean(dim=0, keepdim=True).to(states.dtype)
         return Selection(kept, labels, states[kept])
 
 

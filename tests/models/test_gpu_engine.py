@@ -152,7 +152,19 @@ def test_the_report_s_time_is_the_card_s(card):
 
 @pytest.mark.parametrize("padded", [False, True])
 @pytest.mark.parametrize(
-    "method", ["pact:keep=0.3;layer=3", "fastv:keep=0.3", "divprune:keep=0.3", "dpc:keep=0.3;layer=3", "random", "dart"]
+    "method",
+    [
+        *(
+            "pact:keep=0.3;layer=3",
+            "fastv:keep=0.3",
+            "divprune:keep=0.3",
+            "dpc:keep=0.3;layer=3",
+            "random",
+            "dart",
+            "tome",
+        ),
+        *("trim:keep=0.3", "vtw", "cdpruner", "pyramiddrop", "pact:layer=3;cluster=False"),
+    ],
 )
 def test_a_reduction_waits_for_the_ids_and_the_mask_alone(card, method, padded):
     """Whatever the number of rows; where the count is known beforehand."""
