@@ -19,7 +19,9 @@ def elements(x):
     return x.numpy() if x.dtype == torch.float32 else x.view(torch.uint16).numpy()
 
 
-def segment_mean(x, labels, segments, *, aligned=False, offset=0, spare=0, slices=2, offset_threads=64, seed=0):
+def segment_mean(
+    x, labels, segments, *, aligned=False, offset=0, spare=0, at_once=7, sort_threads=64, threads=128, slots=2, seed=0
+):
     n, width = x.shape
     stride = width + spare
     flat = torch.full((offset + n * stride,), float("nan"), dtype=x.dtype)
@@ -28,8 +30,8 @@ def segment_mean(x, labels, segments, *, aligned=False, offset=0, spare=0, slice
     counts = np.full(segments, -7, np.int64)
     dtype = str(x.dtype).removeprefix("torch.")
     layout = elements(flat), offset, stride, width
-    launch = aligned, elements(means), counts, slices, offset_threads, seed
-    dev.segment_mean(dtype, *layout, labels.numpy(), segments, *launch)
+    launch = aligned, elements(means), counts
+    dev.segment_mean(dtype, *layout, labels.numpy(), segments, *launch, at_once, sort_threads, threads, slots, seed)
     return means, torch.from_numpy(counts)
 
 
@@ -63,18 +65,29 @@ def test_sixteen_byte_loads(n, width, segments, dtype):
     check(x, labels, segments, aligned=True, offset=8, spare=8)
 
 
-@pytest.mark.parametrize("n", [255, 256, 257, 600])
-@pytest.mark.parametrize("slices", [1, 2, 5])
-def test_sort_across_tiles(n, slices):
+@pytest.mark.parametrize("n", [31, 32, 33, 600])
+@pytest.mark.parametrize(("at_once", "sort_threads"), [(4, 32), (2, 96), (3, 1024)])
+def test_sort(n, at_once, sort_threads):
     """One column that tells the rows apart: powers of two whose order of addition shows in the sum."""
     x = torch.randn(n, 1) * 2.0 ** torch.randint(-20, 20, (n, 1))
     for labels in (torch.zeros(n, dtype=torch.int64), torch.randint(-1, 4, (n,)), torch.arange(n) % 3):
-        check(x, labels, 4, slices=slices)
+        check(x, labels, 4, at_once=at_once, sort_threads=sort_threads)
 
 
-@pytest.mark.parametrize("offset_threads", [32, 96, 1024])
-def test_more_segments_than_threads(offset_threads):
-    check(torch.randn(150, 2), torch.randint(-1, 1100, (150,)), 1100, offset_threads=offset_threads)
+@pytest.mark.parametrize("sort_threads", [32, 96, 1024])
+def test_more_segments_than_threads(sort_threads):
+    check(torch.randn(150, 2), torch.randint(-1, 1100, (150,)), 1100, at_once=1100, sort_threads=sort_threads)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("width", "threads"), [(8, 128), (24, 160), (1048, 128)])
+@pytest.mark.parametrize("slots", [1, 2])
+def test_segments_of_many_rows(slots, width, threads, dtype):
+    """64 rows are few, 65 and 500 are many: more than the stages hold; a third one shares a slot."""
+    labels = torch.repeat_interleave(torch.arange(6), torch.tensor([500, 3, 65, 64, 1, 90]))[torch.randperm(723)]
+    x = (torch.randn(723, width) * 2.0 ** torch.randint(-6, 7, (723, 1))).to(dtype)
+    check(x, labels, 7, aligned=True, threads=threads, slots=slots)
+    check(x, labels, 7, threads=threads, slots=slots)
 
 
 def test_labels_out_of_range_belong_nowhere():

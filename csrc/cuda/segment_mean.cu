@@ -6,12 +6,15 @@
 namespace pact {
 namespace {
 
-// The workspace: what starts at zero (rank, size) first, then offset and members.
-struct Workspace {
-  Workspace(void* memory, int n, int segments)
-      : rank(static_cast<int*>(memory)), size(rank + n), offset(size + segments), members(offset + segments) {}
-  int *rank, *size, *offset, *members;
-};
+constexpr int kMostSlots = 16;  // for segments of many rows: blocks that share a slice of the columns
+
+int most_of_many(int n) { return n / (kFewRows + 1); }
+
+SegmentLists lists_in(const SegmentMeanParams& p) {
+  int* offset = static_cast<int*>(p.workspace);
+  int *unordered = offset + p.segments, *members = unordered + p.n, *many_count = members + p.n;
+  return {offset, p.counts, unordered, members, many_count + 1, many_count};
+}
 
 bool vectors_fit(const SegmentMeanParams& p, size_t element_bytes) {
   const auto whole = [](size_t bytes) { return bytes % 16 == 0; };
@@ -20,39 +23,47 @@ bool vectors_fit(const SegmentMeanParams& p, size_t element_bytes) {
 }
 
 template <typename T, int kVector>
-cudaError_t launch_mean(const SegmentMeanParams& p, const Workspace& w) {
-  const int columns = kMeanThreads * kVector;
-  const dim3 grid(p.segments, (p.x.width - 1) / columns + 1);
-  segment_mean_kernel<T, kVector><<<grid, kMeanThreads, 0, p.stream>>>(
-      static_cast<const T*>(p.x.data), p.x.stride, p.x.width, w.offset, p.counts, w.members, static_cast<T*>(p.means));
+cudaError_t launch_mean(const SegmentMeanParams& p, const SegmentLists& lists) {
+  const auto parts = [](int all, int of) { return (all - 1) / of + 1; };
+  const int pieces = parts(p.x.width, kVector);
+  MeanGrid grid{p.segments, parts(pieces, kMostMeanThreads), 0, 0};
+  if (kVector > 1) {
+    grid.slices = parts(pieces, kSliceVectors);
+    grid.slots = std::min(most_of_many(p.n), kMostSlots);
+  }
+  const MeanRows<T> rows{static_cast<const T*>(p.x.data), p.x.stride, p.x.width};
+  // As many threads as share the columns evenly.
+  const int threads = std::max(parts(parts(pieces, grid.column_blocks), 32) * 32, kLeastMeanThreads);
+  segment_mean_kernel<T, kVector><<<grid.blocks(), threads, grid.slots ? mean_shared_bytes(threads) : 0, p.stream>>>(
+      rows, grid, lists.offset, p.counts, lists.members, lists.many, lists.many_count, static_cast<T*>(p.means));
   return cudaGetLastError();
 }
 
 template <typename T>
-cudaError_t launch_mean(const SegmentMeanParams& p, const Workspace& w) {
-  return vectors_fit(p, sizeof(T)) ? launch_mean<T, device::kPerVector<T>>(p, w) : launch_mean<T, 1>(p, w);
+cudaError_t launch_mean(const SegmentMeanParams& p, const SegmentLists& lists) {
+  return vectors_fit(p, sizeof(T)) ? launch_mean<T, device::kPerVector<T>>(p, lists) : launch_mean<T, 1>(p, lists);
 }
 
 }  // namespace
 
-size_t segment_mean_workspace_bytes(int n, int segments) { return 2 * (size_t(n) + size_t(segments)) * sizeof(int); }
+size_t segment_mean_workspace_bytes(int n, int segments) {
+  return (size_t(segments) + 2 * size_t(n) + 1 + size_t(most_of_many(n))) * sizeof(int);
+}
 
 cudaError_t run_segment_mean(const SegmentMeanParams& p) {
-  const Workspace w(p.workspace, p.n, p.segments);
-  const cudaError_t cleared = cudaMemsetAsync(w.rank, 0, (size_t(p.n) + size_t(p.segments)) * sizeof(int), p.stream);
-  if (cleared != cudaSuccess) return cleared;
-  const unsigned tiles = unsigned((int64_t(p.n) + kSortTile - 1) / kSortTile);
-  segment_rank_kernel<<<dim3(tiles, std::min(tiles, 65535u)), kSortTile, kSortSharedBytes, p.stream>>>(
-      p.labels, p.n, p.segments, w.rank, w.size);
-  segment_offset_kernel<<<1, kOffsetThreads, kOffsetSharedBytes, p.stream>>>(w.size, p.segments, w.offset, p.counts);
-  segment_place_kernel<<<tiles, kSortTile, 0, p.stream>>>(p.labels, p.n, p.segments, w.offset, w.rank, w.members);
+  const SegmentLists lists = lists_in(p);
+  const int at_once = std::min(p.segments, kSortSegments), per_block = kOrderThreads / 32;
+  segment_sort_kernel<<<1, kSortThreads, sort_shared_bytes(at_once), p.stream>>>(p.labels, p.n, p.segments, at_once,
+                                                                                 lists);
+  segment_order_kernel<<<(p.n - 1) / per_block + 1, kOrderThreads, 0, p.stream>>>(
+      p.labels, p.n, p.segments, lists.offset, p.counts, lists.unordered, lists.members);
   switch (p.x.dtype) {
     case Dtype::kFloat32:
-      return launch_mean<float>(p, w);
+      return launch_mean<float>(p, lists);
     case Dtype::kFloat16:
-      return launch_mean<device::float16>(p, w);
+      return launch_mean<device::float16>(p, lists);
     case Dtype::kBFloat16:
-      return launch_mean<device::bfloat16>(p, w);
+      return launch_mean<device::bfloat16>(p, lists);
   }
   return cudaErrorInvalidValue;
 }

@@ -11,8 +11,8 @@
 // last: it is counted like a token and never chosen.
 #pragma once
 
-#include "device/warp.cuh"
 #include "euti_finite.cuh"
+#include "split_scan.cuh"
 
 namespace pact {
 
@@ -28,16 +28,6 @@ __device__ inline uint32_t order_key(float score) {
   const uint32_t bits = __float_as_uint(score + 0.0f);
   const uint32_t flipped = bits >> 31 ? ~0u : 0x80000000u;
   return score != score ? 0 : bits ^ flipped;
-}
-
-// Sum over this lane and those before it.
-__device__ inline int sum_up_to_lane(int value) {
-#pragma unroll
-  for (int step = 1; step < 32; step *= 2) {
-    const int other = __shfl_up_sync(device::kAllLanes, value, step);
-    if (device::lane_id() >= step) value += other;
-  }
-  return value;
 }
 
 struct FoundDigit {

@@ -1,0 +1,90 @@
+// The rows of each label, ascending: a counting sort, then the order within each label.
+//
+// One block counts the labels, turns the counts into places and puts each row at one of its label's places, in any
+// order, all with counters in shared memory. Then a warp per row counts the rows of its label that come before it.
+// Clusters are small as a rule, and a warp looks at 32 rows at a time.
+#pragma once
+
+#include "split_scan.cuh"
+
+namespace pact {
+
+constexpr int kSortThreads = 1024;
+constexpr int kSortSegments = 12 * 1024 - 64;  // whose counters lie in shared memory at a time; with the sums, 48 KiB
+constexpr int kOrderThreads = 256;
+constexpr int kFewRows = 64;  // of a segment that is none of `many`
+
+__host__ __device__ constexpr unsigned sort_shared_bytes(int at_once) {
+  return unsigned(at_once) * unsigned(sizeof(int)) + TileScan<int>::kSharedBytes;
+}
+
+// Labels of no segment become -1.
+__device__ inline int segment_of(int64_t label, int segments) {
+  return label >= 0 && label < segments ? int(label) : -1;
+}
+
+struct SegmentLists {
+  int* offset;      // [segments] first place of a segment among the members
+  int64_t* counts;  // [segments]
+  int* unordered;   // [n] rows of segment 0, then those of segment 1, and so on
+  int* members;     // [n] the same, ascending within each segment
+  int* many;        // [n / (kFewRows + 1)] the segments of more than kFewRows rows, in any order
+  int* many_count;  // [1]
+};
+
+// One block, which takes `at_once` segments at a time.
+__global__ void __launch_bounds__(kSortThreads)
+    segment_sort_kernel(const int64_t* __restrict__ labels, int n, int segments, int at_once, SegmentLists lists) {
+  const device::Shared<int> places = device::shared<int>(0, at_once);
+  TileScan<int> rows(device::shared<int>(unsigned(at_once) * unsigned(sizeof(int)), 64));
+  const int64_t threads = blockDim.x;
+  if (threadIdx.x == 0) *lists.many_count = 0;
+  for (int64_t base = 0; base < segments; base += at_once) {
+    const int64_t here = min(int64_t(at_once), segments - base);
+    const auto each_row = [&](const auto& f) {
+#pragma unroll 8
+      for (int64_t i = threadIdx.x; i < n; i += threads) {
+        const int64_t place = segment_of(labels[i], segments) - base;
+        if (place >= 0 && place < here) f(int(place), int(i));
+      }
+    };
+    for (int64_t s = threadIdx.x; s < here; s += threads) places[s] = 0;
+    __syncthreads();
+    each_row([&](int place, int) { atomicAdd(&places[place], 1); });
+    __syncthreads();
+    for (int64_t first = 0; first < here; first += threads) {
+      const int64_t s = first + threadIdx.x;
+      const int own = s < here ? int(places[s]) : 0;
+      const int before = rows.exclusive(own);
+      if (s < here) {
+        lists.offset[base + s] = before;
+        lists.counts[base + s] = own;
+        places[s] = before;
+        if (own > kFewRows) lists.many[atomicAdd(lists.many_count, 1)] = int(base + s);
+      }
+    }
+    __syncthreads();
+    each_row([&](int place, int i) { lists.unordered[atomicAdd(&places[place], 1)] = i; });
+    __syncthreads();
+  }
+}
+
+// A warp per row.
+__global__ void __launch_bounds__(kOrderThreads)
+    segment_order_kernel(const int64_t* __restrict__ labels, int n, int segments, const int* __restrict__ offset,
+                         const int64_t* __restrict__ counts, const int* __restrict__ unordered,
+                         int* __restrict__ members) {
+  const int64_t i = int64_t(blockIdx.x) * (blockDim.x / 32) + device::warp_id();
+  const int segment = i < n ? segment_of(labels[i], segments) : -1;
+  if (segment < 0) return;  // the whole warp
+  const int first = offset[segment], count = int(counts[segment]);
+  int before = 0;
+#pragma unroll 4
+  for (int base = 0; base < count; base += 32) {
+    const int k = base + device::lane_id();
+    before += __popc(__ballot_sync(device::kAllLanes, k < count && unordered[first + k] < i));
+  }
+  if (device::lane_id() == 0) members[first + before] = int(i);
+}
+
+}  // namespace pact
