@@ -6,7 +6,7 @@
 namespace pact {
 namespace {
 
-// The workspace: numbers first, then what starts at zero.
+// The workspace; the sizes start at zero.
 struct Workspace {
   Workspace(void* memory, int n)
       : number(static_cast<unsigned long long*>(memory)), size(reinterpret_cast<int*>(number + n)), rank(size + n) {}
@@ -33,11 +33,11 @@ size_t budget_workspace_bytes(int n) { return size_t(n) * (sizeof(unsigned long 
 
 cudaError_t run_budget(const BudgetParams& p) {
   const Workspace w(p.workspace, p.n);
-  cudaError_t error = cudaMemsetAsync(w.size, 0, 2 * size_t(p.n) * sizeof(int), p.stream);
+  cudaError_t error = cudaMemsetAsync(w.size, 0, size_t(p.n) * sizeof(int), p.stream);
   if (error != cudaSuccess) return error;
   cluster_size_kernel<<<blocks_for(p.n, kBudgetThreads), kBudgetThreads, 0, p.stream>>>(p.label, p.n, w.size);
   error = launch_numbers_of(p, w);
-  if (error == cudaSuccess) error = launch_rank(NumberPriority{w.number}, p.n, w.rank, p.stream);
+  if (error == cudaSuccess) error = launch_rank(NumberPriority{w.number}, p.n, StoreRank{w.rank}, p.stream);
   if (error != cudaSuccess) return error;
   budget_compact_kernel<<<1, kBudgetScanThreads, kBudgetScanBytes, p.stream>>>(w.rank, p.n, p.wanted, p.words, p.count,
                                                                                p.centers, p.position, p.is_center);

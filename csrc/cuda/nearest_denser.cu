@@ -6,10 +6,7 @@
 namespace pact {
 
 cudaError_t run_density_order(const DensityOrderParams& p) {
-  cudaError_t error = cudaMemsetAsync(p.rank, 0, size_t(p.n) * sizeof(int), p.stream);
-  if (error == cudaSuccess) error = launch_rank(FloatPriority{p.density}, p.n, p.rank, p.stream);
-  if (error == cudaSuccess) error = launch_order(p.rank, p.n, p.order, p.stream);
-  return error;
+  return launch_rank(FloatPriority{p.density}, p.n, StoreRankAndOrder{p.rank, p.order}, p.stream);
 }
 
 cudaError_t run_nearest_denser(const NearestDenserParams& p) {

@@ -8,67 +8,94 @@
 // nothing else has to be ordered.
 #pragma once
 
+#include "rank_kernel.cuh"
 #include "split_scan.cuh"
 
 namespace pact {
 
 constexpr int kSelectThreads = 256;
-constexpr int kPendingWords = 8;  // 32 * 32 * 8 = 8192 tokens whose pending bits a warp keeps in registers
+constexpr int kTokensOfWords = 32 * 32;  // that a word to each lane holds bits of
+constexpr int kRanksAtOnce = 4;
 constexpr int kCompactThreads = 1024;
 constexpr unsigned kCompactSharedBytes = TileScan<int>::kSharedBytes;
 
 using SelectState = unsigned long long;
 
+// With the ranks, what select_kernel starts from: nothing decided, no rank taken.
+struct StartSelect {
+  StoreRankAndOrder ranks;
+  int* next;           // [1]
+  SelectState* state;  // [used words]
+  __device__ void operator()(int64_t i, int own) const {
+    ranks(i, own);
+    if (i % 32 == 0) state[i / 32] = 0;
+    if (i == 0) *next = 0;
+  }
+};
+
 // `word`: each lane's 32 neighbours, those of lane 0 beginning at token 32 * first_word. Leaves those whose rank is
-// below `rank_limit`. The warp takes one word at a time, so that ranks are read 32 in a row.
+// below `rank_limit`. The warp takes one word after the other, so that ranks are read 32 in a row, of several words
+// under way together.
 __device__ inline uint32_t keep_outranking(uint32_t word, int first_word, const int* __restrict__ rank, int n,
                                            int rank_limit) {
   const int lane = device::lane_id();
   uint32_t kept = 0;
-  for (uint32_t rest = __ballot_sync(device::kAllLanes, word != 0); rest; rest &= rest - 1) {
-    const int source = __ffs(rest) - 1;
-    const uint32_t bits = __shfl_sync(device::kAllLanes, word, source);
-    const int64_t j = (int64_t(first_word) + source) * 32 + lane;
-    const bool outranks = (bits >> lane & 1) && j < n && rank[j] < rank_limit;
-    const uint32_t found = __ballot_sync(device::kAllLanes, outranks);
-    if (lane == source) kept = found;
+  for (uint32_t rest = __ballot_sync(device::kAllLanes, word != 0); rest;) {
+    int source[kRanksAtOnce];  // -1: no word is left
+    bool outranks[kRanksAtOnce];
+#pragma unroll
+    for (int r = 0; r < kRanksAtOnce; ++r) {
+      source[r] = __ffs(rest) - 1;
+      rest &= rest - 1;
+    }
+#pragma unroll
+    for (int r = 0; r < kRanksAtOnce; ++r) {
+      const uint32_t bits = __shfl_sync(device::kAllLanes, word, max(source[r], 0));
+      const int64_t j = (int64_t(first_word) + source[r]) * 32 + lane;
+      outranks[r] = source[r] >= 0 && (bits >> lane & 1) && j < n && rank[j] < rank_limit;
+    }
+#pragma unroll
+    for (int r = 0; r < kRanksAtOnce; ++r) {
+      const uint32_t found = __ballot_sync(device::kAllLanes, outranks[r]);
+      if (lane == source[r]) kept = found;
+    }
   }
   return kept;
 }
 
-// Whether the token becomes a centre. The warp calls; returns once that is decided.
+// Whether the token becomes a centre. The warp calls; returns once that is decided. The neighbours that are waited for
+// stay in registers, kWords words to a lane; those of the words behind are found again at every look.
+template <int kWords>
 __device__ inline bool wins(const uint32_t* __restrict__ row, int used_words, const int* __restrict__ rank, int n,
                             int own_rank, const SelectState* state) {
   const int lane = device::lane_id();
-  // A neighbour that is a centre outranks: otherwise it would have waited for this token.
-  for (int base = 0; base < used_words; base += 32) {
-    const int w = base + lane;
-    const uint32_t word = w < used_words ? row[w] : 0;
-    if (__any_sync(device::kAllLanes, word && (word & uint32_t(device::load_relaxed(state + w) >> 32)))) return false;
-  }
-  uint32_t pending[kPendingWords];
+  uint32_t pending[kWords];
+  SelectState now[kWords];
 #pragma unroll
-  for (int k = 0; k < kPendingWords; ++k) {
-    const int w = k * 32 + lane;
-    pending[k] = keep_outranking(w < used_words ? row[w] : 0, k * 32, rank, n, own_rank);
-  }
-  for (;;) {
+  for (int k = 0; k < kWords; ++k) pending[k] = k * 32 + lane < used_words ? row[k * 32 + lane] : 0;
+  for (bool ranked = false;; ranked = true) {
     bool covered = false, blocked = false;
 #pragma unroll
-    for (int k = 0; k < kPendingWords; ++k) {
-      if (!pending[k]) continue;
-      const SelectState now = device::load_relaxed(state + k * 32 + lane);
-      covered = covered || (pending[k] & uint32_t(now >> 32));
-      pending[k] &= ~uint32_t(now);
-      blocked = blocked || pending[k];
+    for (int k = 0; k < kWords; ++k) now[k] = pending[k] ? device::load_relaxed(state + k * 32 + lane) : 0;
+    // A neighbour that is a centre outranks: otherwise it would have waited for this token.
+#pragma unroll
+    for (int k = 0; k < kWords; ++k) {
+      covered = covered || (pending[k] & uint32_t(now[k] >> 32));
+      pending[k] &= ~uint32_t(now[k]);
     }
-    for (int base = kPendingWords * 32; base < used_words; base += 32) {
+    if (__any_sync(device::kAllLanes, covered)) return false;
+    if (!ranked) {
+#pragma unroll
+      for (int k = 0; k < kWords; ++k) pending[k] = keep_outranking(pending[k], k * 32, rank, n, own_rank);
+    }
+#pragma unroll
+    for (int k = 0; k < kWords; ++k) blocked = blocked || pending[k];
+    for (int base = kWords * 32; base < used_words; base += 32) {
       const int w = base + lane;
-      uint32_t word = w < used_words ? row[w] : 0;
-      const SelectState now = word ? device::load_relaxed(state + w) : 0;
-      covered = covered || (word & uint32_t(now >> 32));
-      word = keep_outranking(word & ~uint32_t(now), base, rank, n, own_rank);
-      blocked = blocked || word;
+      const uint32_t word = w < used_words ? row[w] : 0;
+      const SelectState there = word ? device::load_relaxed(state + w) : 0;
+      covered = covered || (word & uint32_t(there >> 32));
+      blocked = keep_outranking(word & ~uint32_t(there), base, rank, n, own_rank) || blocked;
     }
     if (__any_sync(device::kAllLanes, covered)) return false;
     if (!__any_sync(device::kAllLanes, blocked)) return true;
@@ -76,8 +103,9 @@ __device__ inline bool wins(const uint32_t* __restrict__ row, int used_words, co
   }
 }
 
-// next [1] and state [used words] start at zero.
-__global__ void __launch_bounds__(kSelectThreads)
+// StartSelect has been called for every token.
+template <int kWords>
+__global__ void __launch_bounds__(kSelectThreads, kWords > 8 ? 3 : 5)
     select_kernel(const uint32_t* __restrict__ adjacency, int words, int n, const int* __restrict__ rank,
                   const int* __restrict__ order, int* next, SelectState* state) {
   const int lane = device::lane_id();
@@ -88,7 +116,7 @@ __global__ void __launch_bounds__(kSelectThreads)
     own_rank = __shfl_sync(device::kAllLanes, own_rank, 0);
     if (own_rank >= n) return;
     const int token = order[own_rank];
-    const bool center = wins(adjacency + size_t(token) * words, used_words, rank, n, own_rank, state);
+    const bool center = wins<kWords>(adjacency + size_t(token) * words, used_words, rank, n, own_rank, state);
     const SelectState decided = SelectState(1) << token % 32;
     if (lane == 0) atomicOr(state + token / 32, center ? decided | decided << 32 : decided);
   }

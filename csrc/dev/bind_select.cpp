@@ -12,26 +12,26 @@ namespace {
 
 using namespace pact;
 
-template <typename Priority>
-std::vector<int> rank_of(Priority priority, int n, unsigned slices, uint64_t seed) {
-  std::vector<int> rank(n, 0);
-  emulator::launch(rank_kernel<Priority>, dim3((n + kRankTile - 1) / kRankTile, slices), kRankTile,
-                   kRankSharedBytes<Priority>, seed, false, priority, n, rank.data());
-  return rank;
+template <typename Priority, typename Store>
+void rank_by(Priority priority, int n, Store store, uint64_t seed) {
+  emulator::launch(rank_kernel<Priority, Store>, (n + 31) / 32, kRankWarps * 32, kRankSharedBytes<Priority>, seed,
+                   false, priority, n, store);
 }
 
-// Returns the number of centres.
+// Returns the number of centres. `kept_words`: of a lane in select_kernel.
 int select_centers(py::array density, py::array adjacency, py::array centers, py::array position, py::array is_center,
-                   unsigned blocks, unsigned warps, unsigned compact_threads, uint64_t seed) {
+                   unsigned blocks, unsigned warps, unsigned compact_threads, int kept_words, uint64_t seed) {
   const int n = int(density.size()), words = int(is_center.size());
-  const std::vector<int> rank = rank_of(DensityPriority{dev::data<const unsigned long long>(density)}, n, 2, seed);
-  std::vector<int> order(n, -1);
-  emulator::launch(order_kernel<int>, (n + kRankTile - 1) / kRankTile, kRankTile, 0, seed, false, rank.data(), n,
-                   order.data());
-  std::vector<SelectState> state((n + 31) / 32, 0);
-  int next = 0, count = -1;
-  emulator::launch(select_kernel, blocks, warps * 32, 0, seed, true, dev::data<const uint32_t>(adjacency), words, n,
-                   rank.data(), order.data(), &next, state.data());
+  std::vector<int> rank(n, -1), order(n, -1);
+  std::vector<SelectState> state((n + 31) / 32, ~0ull);
+  int next = -1, count = -1;
+  rank_by(DensityPriority{dev::data<const unsigned long long>(density)}, n,
+          StartSelect{{rank.data(), order.data()}, &next, state.data()}, seed);
+  emulator::launch(kept_words == 1   ? select_kernel<1>
+                   : kept_words == 8 ? select_kernel<8>
+                                     : select_kernel<16>,
+                   blocks, warps * 32, 0, seed, true, dev::data<const uint32_t>(adjacency), words, n, rank.data(),
+                   order.data(), &next, state.data());
   emulator::launch(select_compact_kernel, 1, compact_threads, kCompactSharedBytes, seed, false, state.data(), n, words,
                    &count, dev::data<int>(centers), dev::data<int>(position), dev::data<uint32_t>(is_center));
   return count;
@@ -43,12 +43,9 @@ void bind_select(py::module_& m) {
   using pact::dev::data;
   m.def(
       "rank",
-      [](const std::string& by, py::array density, py::array rank, unsigned slices, uint64_t seed) {
+      [](const std::string& by, py::array density, py::array rank, uint64_t seed) {
         const int n = int(density.size());
-        const auto ranked = [&](auto priority) {
-          const auto found = rank_of(priority, n, slices, seed);
-          std::copy(found.begin(), found.end(), data<int>(rank));
-        };
+        const auto ranked = [&](auto priority) { rank_by(priority, n, StoreRank{data<int>(rank)}, seed); };
         if (by == "density")
           ranked(DensityPriority{data<const unsigned long long>(density)});
         else if (by == "float")
@@ -56,10 +53,10 @@ void bind_select(py::module_& m) {
         else
           ranked(NumberPriority{data<const unsigned long long>(density)});
       },
-      py::arg("by"), py::arg("density"), py::arg("rank"), py::arg("slices"), py::arg("seed"));
+      py::arg("by"), py::arg("density"), py::arg("rank"), py::arg("seed"));
   m.def("select", select_centers, py::arg("density"), py::arg("adjacency"), py::arg("centers"), py::arg("position"),
-        py::arg("is_center"), py::arg("blocks"), py::arg("warps"), py::arg("compact_threads"), py::arg("seed"),
-        "Greedy selection; adjacency [n, words]. Returns the number of centres.");
+        py::arg("is_center"), py::arg("blocks"), py::arg("warps"), py::arg("compact_threads"), py::arg("kept_words"),
+        py::arg("seed"), "Greedy selection; adjacency [n, words]. Returns the number of centres.");
   m.def(
       "label",
       [](const std::string& dtype, py::array keys, py::array inv_norm, py::array adjacency, py::array is_center,
