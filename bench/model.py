@@ -47,7 +47,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         action="store_true",
         help=f"few rounds; on the CPU {QUICK.visual} visual tokens, {QUICK.layers} layers",
     )
-    parser.add_argument("--methods", action="store_true", help=f"every method, at {KEEP:.0%} of the visual tokens")
+    parser.add_argument("--methods", action="store_true", help=f"every method, at {KEEP:.0%}% of the visual tokens")
     parser.add_argument("--rounds", type=int, metavar="N", help=f"turns (default: {ROUNDS}, quick: {QUICK_ROUNDS})")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="default: %(default)s")
     sizes = ", ".join(map(str, CARD_SIZES))

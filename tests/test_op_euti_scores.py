@@ -32,9 +32,11 @@ def check(hidden, keys, queries, scale=None, rtol=RTOL):
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(
     "shape",
-    [(1, 1, 1, 1, 1), (3, 7, 1, 3, 5), (257, 33, 2, 6, 17), (600, 64, 4, 28, 128), (300, 4096, 32, 32, 128)]
-    # on CUDA head sizes of 64 and 128 have kernels of their own, by the query heads to a key head
-    + [(90, 8, 2, 2, 64), (90, 8, 2, 6, 64), (90, 8, 1, 7, 64), (90, 8, 2, 8, 128)],
+    [
+        *[(1, 1, 1, 1, 1), (3, 7, 1, 3, 5), (257, 33, 2, 6, 17), (600, 64, 4, 28, 128), (300, 4096, 32, 32, 128)],
+        # on CUDA head sizes of 64 and 128 have kernels of their own, by the query heads to a key head
+        *[(90, 8, 2, 2, 64), (90, 8, 2, 6, 64), (90, 8, 1, 7, 64), (90, 8, 2, 8, 128)],
+    ],
     ids=str,
 )
 def test_agrees_with_float64(backend, shape, dtype):

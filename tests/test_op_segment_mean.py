@@ -12,7 +12,9 @@ only_in_data = pytest.mark.only_in_data
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize(("n", "d", "segments"), [(1, 1, 1), (5, 3, 2), (100, 17, 9), (333, 3584, 60), (64, 31, 200), (400, 72, 3)])
+@pytest.mark.parametrize(
+    ("n", "d", "segments"), [(1, 1, 1), (5, 3, 2), (100, 17, 9), (333, 3584, 60), (64, 31, 200), (400, 72, 3)]
+)
 def test_same_bits_as_the_reference(backend, dtype, n, d, segments):
     x = (torch.randn(n, d) * 10).to(dtype).to(backend.device)
     labels = torch.randint(-1, segments, (n,)).to(backend.device)

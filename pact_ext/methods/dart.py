@@ -63,11 +63,11 @@ class Dart(Method):
             directions = torch.cat([directions, working(view.text)[chosen]])
         cosines = normalize(directions, dim=1) @ normalize(hidden, dim=1).T
         taken = torch.zeros(len(view), dtype=torch.bool, device=hidden.device)
-        taken[pivots] = True
+        taken.index_fill_(0, pivots, True)
         share, more = divmod(count - len(pivots), len(directions))
         for pivot, cosine in enumerate(cosines):
             order = cosine.masked_fill(taken, torch.inf).sort(stable=True).indices
-            taken[order[: share + (pivot < more)]] = True
+            taken.index_fill_(0, order[: share + (pivot < more)], True)
         return Selection((~taken).to(torch.int8).argsort(stable=True)[:count])
 
 

@@ -75,7 +75,7 @@ class EntropyPrune(Method):
         labels, _ = lloyd(states[-1], spread(states[-1], count))
         scores = rollout([entropy_drops(segment_mean(x, labels, count)[0]) for x in states])
         core = torch.zeros(count, dtype=torch.bool, device=labels.device)
-        core[largest(scores, min(self.core, count))] = True
+        core.index_fill_(0, largest(scores, min(self.core, count)), True)
         # Ranks within clusters: tokens by cluster, then by distance, then by index; less where a cluster begins.
         points = states[-1].double()  # in which the two tokens of a pair are as near as each other
         means, sizes = segment_mean(points, labels, count)

@@ -68,7 +68,7 @@ class PruMerge(OfTheTower):
         features = encoder.features.to(torch.promote_types(encoder.features.dtype, torch.float32))
         keys = F.normalize(encoder.keys(self.tower_layer).flatten(1).double(), dim=-1)
         weights, dropped = attention.to(features.dtype), torch.ones(n, dtype=torch.bool, device=kept.device)
-        dropped[kept] = False
+        dropped.index_fill_(0, kept, False)
 
         # Rounded from float64, so that the cosines of equal keys are equal whatever the order of their sums.
         similar = (keys[kept] @ keys.T).float().scatter(1, kept[:, None], -torch.inf)
@@ -100,7 +100,7 @@ class PruMerge(OfTheTower):
         first, third = attention.double().quantile(torch.tensor([0.25, 0.75], dtype=torch.float64).to(attention.device))
         outliers = attention.double() > third + 1.5 * (third - first)
         highest = torch.zeros_like(outliers)
-        highest[attention.argmax(dim=0, keepdim=True)] = True
+        highest.index_fill_(0, attention.argmax(dim=0, keepdim=True), True)
         return torch.where(outliers.any(), outliers, highest)
 
 
@@ -122,7 +122,7 @@ class PruMergePlus(PruMerge):
             step = max(1, n // len(kept) // 3)
             chosen = torch.zeros(n, dtype=torch.bool, device=kept.device)
             chosen[: n - 1 : step] = True
-            chosen[kept] = True
+            chosen.index_fill_(0, kept, True)
             return chosen.nonzero().flatten()
         if len(kept) == n:
             return kept
@@ -131,7 +131,7 @@ class PruMergePlus(PruMerge):
         kept = largest(attention, wanted - spaced)
         left = n - len(kept)
         free = torch.ones(n, dtype=torch.int8, device=kept.device)
-        free[kept] = 0
+        free.index_fill_(0, kept, 0)
         others = (1 - free).argsort(stable=True)[:left]
         middles = (2 * torch.arange(spaced, device=kept.device) + 1) * left // (2 * max(1, spaced))
         return torch.cat([kept, others[middles]]).sort().values

@@ -38,7 +38,7 @@ class OfTheTower(Method):
         chosen = self.choose(among, None if count is None else min(count, len(places)))
 
         is_patch = torch.zeros(n, dtype=torch.int8, device=device)
-        is_patch[places] = 1
+        is_patch.index_fill_(0, places, 1)
         spare = 0 if count is None else max(0, count - len(places))
         kept = torch.cat([places[chosen.kept], is_patch.argsort(stable=True)[:spare]]).sort().values
         hidden = labels = None

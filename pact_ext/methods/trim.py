@@ -58,7 +58,7 @@ class Trim(Method):
         if len(chosen) == n:
             return Selection(chosen)
         stays = torch.zeros(n, dtype=torch.bool, device=hidden.device)
-        stays[chosen] = True
+        stays.index_fill_(0, chosen, True)
         others = (~stays).to(torch.int8).argsort(descending=True, stable=True)[: n - len(chosen)]
         kept = torch.cat([chosen, others[-1:]]).sort().values
         labels = torch.searchsorted(kept, others[-1]).repeat(n)

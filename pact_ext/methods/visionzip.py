@@ -65,7 +65,7 @@ class VisionZip(OfTheTower):
         if not contextual:
             return Selection(dominant)
         taken = torch.zeros(n, dtype=torch.int8, device=dominant.device)
-        taken[dominant] = 1
+        taken.index_fill_(0, dominant, 1)
         others = taken.argsort(stable=True)[:left]
         is_target = torch.zeros(left, dtype=torch.int8, device=others.device)
         is_target[:: left // contextual][:contextual] = 1

@@ -112,11 +112,11 @@ def _row(
     length, centers = sequence.width - sequence.lead[row], []
     for places, part in zip(sequence.visual[row], parts, strict=True):
         places = places.to(hidden.device)
-        keep[places] = False
+        keep.index_fill_(0, places, False)  # an assignment would copy the number to the device, and wait
         centers.append(places[part.centers])
         length += part.n_out - part.n_in
     for center in centers:
-        keep[center] = True
+        keep.index_fill_(0, center, True)
 
     # The length is known, so a sort finds the kept places without asking the device for their number.
     source = (~keep).to(torch.int8).argsort(stable=True)[:length]

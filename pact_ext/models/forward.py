@@ -281,7 +281,7 @@ class Pass:
         visual = torch.zeros(log_sizes.shape, dtype=torch.bool, device=device)
         for row, groups in enumerate(sequence.visual):
             for places in groups:
-                visual[row, places.to(device)] = True
+                visual[row].index_fill_(0, places.to(device), True)
         columns.append(sequence.source, log_sizes, sequence.plain, tokens, min(sequence.tail), visual)
         return columns, start
 

@@ -69,7 +69,7 @@ class Sequence:
         text = torch.ones(self.width, dtype=torch.bool, device=self.source.device)
         text[: self.lead[row]] = False
         for places in self.visual[row]:
-            text[places.to(text.device)] = False
+            text.index_fill_(0, places.to(text.device), False)
         count = self.width - self.lead[row] - sum(map(len, self.visual[row]))
         columns = (~text).to(torch.int8).argsort(stable=True)[:count]
         return columns[self.sizes[row, columns] > 0] if self.holes else columns

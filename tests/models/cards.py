@@ -40,6 +40,12 @@ class Card:
     def __init__(self, real: bool) -> None:
         self.real = real
 
+    @property
+    def tolerance(self) -> float:
+        """Of float64 logits there and here: transformers takes cosines of rotary angles in float32, whose last digit is
+        the device's own."""
+        return 1e-5 if self.real else 1e-9
+
     def put(self, x):
         """A copy of a module, or tensors by name."""
         if isinstance(x, dict):
@@ -65,7 +71,7 @@ class Card:
             finally:
                 torch.cuda.set_sync_debug_mode("default")
         sync = [one for one in caught if "synchronizing" in str(one.message) and one.filename.startswith(package)]
-        found += [f"{Path(one.filename).name}:{one.lineno}" for one in sync]
+        found += [f"{Path(one.filename).name}: line {one.lineno}" for one in sync]
 
 
 @contextlib.contextmanager

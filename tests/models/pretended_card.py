@@ -146,6 +146,8 @@ class _Python(TorchFunctionMode):
         indexed = func in (Tensor.__getitem__, Tensor.__setitem__) and isinstance(first, OnCard)
         if indexed and any(isinstance(x, Tensor) and not isinstance(x, OnCard) for x in tree_flatten(args[1])[0]):
             _note("index from the host")
+        if indexed and isinstance(args[-1], bool | int | float) and isinstance(args[1], OnCard):
+            _note("number to the card")  # where the places are a tensor; index_fill_ takes it with the launch
         if func is torch.tensor:
             args = (tree_map(_held, first), *args[1:])
         device = kwargs.get("device")

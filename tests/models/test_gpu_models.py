@@ -33,10 +33,6 @@ def card(request, monkeypatch):
         yield found
 
 
-def tolerance(model) -> float:
-    return 1e-9 if model.dtype == torch.float64 else 1e-3
-
-
 def check_on_card(card, variant: str, method: str, **options) -> None:
     model = build(variant)
     inputs, expected = beyond_doubt(model, method, **options)
@@ -45,7 +41,7 @@ def check_on_card(card, variant: str, method: str, **options) -> None:
     sites = methods.coerce(method).sites(len(tiny.decoder(model).layers))
     calls = [(groups_of(inputs, options.get("per_image", False)), found)]
     masked = replayed_logits(model, inputs, sites, calls, tokens)
-    assert (logits - masked).abs().max() < tolerance(model)
+    assert (logits - masked).abs().max() < (card.tolerance if model.dtype == torch.float64 else 1e-3)
     assert torch.equal(tokens, masked.argmax(-1)) or model.dtype == torch.float32
 
 
@@ -89,7 +85,7 @@ def test_llama_vid(card):
     on_card = methods.LlamaVID(keep=5, weights=card.put(module))
     logits, same, _ = reduced(card.put(model), card.put(inputs), on_card)
     assert torch.equal(same, tokens)
-    assert (logits - expected).abs().max() < 1e-9
+    assert (logits - expected).abs().max() < card.tolerance
 
 
 def test_dyrate(card):
