@@ -33,19 +33,20 @@ def as_numpy(x: torch.Tensor) -> np.ndarray:
 
 
 class Keys:
-    """Keys [n, dk] packed, scaled and with their norms, as the operators hand them to the Gram kernels."""
+    """Keys [n, dk] packed, scaled and with their norms, or those that an index names, as the operators hand them to the
+    Gram kernels."""
 
     def __init__(self, dev, keys: torch.Tensor, index: np.ndarray | None = None, seed: int = 0):
         self.dev, self.seed, self.dtype = dev, seed, name_of(keys.dtype)
         keys = keys.flatten(1)
         vector = 16 // keys.element_size()
         width = -(-keys.shape[1] // vector) * vector
-        self.n = len(keys) if index is None else len(index)
+        self.index, self.n = index, len(keys) if index is None else len(index)
         rows = as_numpy(keys)
-        self.packed = np.full((self.n, width), 0x7FFF if rows.dtype == np.uint16 else np.nan, rows.dtype)
-        self.inv_norm = np.full(self.n, np.nan)
+        self.packed = np.full((len(keys), width), 0x7FFF if rows.dtype == np.uint16 else np.nan, rows.dtype)
+        self.inv_norm = np.full(len(keys), np.nan)
         self.bad = np.zeros(1, np.int32)
-        dev.prepare_keys(self.dtype, rows, index, self.packed, self.inv_norm, self.bad, seed)
+        dev.prepare_keys(self.dtype, rows, self.packed, self.inv_norm, self.bad, seed)
 
     def density(self, dn=0.5, gaussian=False, cutoff=0.3, adjacency=True):
         tiles = -(-self.n // self.dev.gram_tile)
@@ -53,7 +54,8 @@ class Keys:
         words = tiles * self.dev.gram_tile // 32
         bits = np.full((tiles * self.dev.gram_tile, words), 0xA5A5A5A5, np.uint32) if adjacency else None
         exponent = 1 / dn if gaussian else -1 / dn
-        self.dev.density(self.dtype, self.packed, self.inv_norm, exponent, gaussian, density, cutoff, bits, self.seed)
+        keys = (self.packed, self.inv_norm, self.index)
+        self.dev.density(self.dtype, *keys, exponent, gaussian, density, cutoff, bits, self.seed)
         rho = np.full(self.n, np.nan, np.float32)
         self.dev.density_to_float(density, rho, self.seed)
         return density, torch.from_numpy(rho), bits
@@ -67,8 +69,9 @@ class Keys:
         nearest = np.full(self.n, 2**64 - 1, np.uint64)
         count = None if count is None else np.array([count], np.int32)
         center_token = torch.as_tensor(center_token).int().numpy()
-        operands = (self.packed, self.inv_norm, token_index, centers.packed, centers.inv_norm, center_token, count)
-        self.dev.nearest(self.dtype, *operands, nearest, self.seed)
+        mine = (self.packed, self.inv_norm, self.index, token_index)
+        theirs = (centers.packed, centers.inv_norm, centers.index, center_token, count)
+        self.dev.nearest(self.dtype, *mine, *theirs, nearest, self.seed)
         labels, distances = np.full(self.n, -9, np.int64), np.full(self.n, np.nan, np.float32)
         self.dev.nearest_to_labels(nearest, limit, None, labels, distances, self.seed)
         return torch.from_numpy(labels), torch.from_numpy(distances)
@@ -142,6 +145,19 @@ def test_permutation_moves_the_same_bits(dev, dtype):
     moved, _, moved_bits = Keys(dev, keys[order]).density()
     assert np.array_equal(moved, density[order])
     assert torch.equal(unpack(moved_bits)[:140, :140], unpack(bits)[:140, :140][order][:, order])
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dk", [40, 1048])
+def test_a_list_of_rows_is_as_a_copy_of_them(dev, dtype, dk):
+    keys, index = clustered(150, dk, dtype), torch.randint(0, 150, (135,))
+    listed, copied = Keys(dev, keys, index.numpy().astype(np.int32)), Keys(dev, keys[index])
+    for mine, other in zip(listed.density(), copied.density(), strict=True):
+        assert np.array_equal(mine, other)
+    centers = Keys(dev, keys, np.arange(149, -1, -1, dtype=np.int32)), Keys(dev, keys.flip(0))
+    runs = [tokens.nearest(c, range(150, 300)) for tokens, c in zip((listed, copied), centers, strict=True)]
+    for mine, other in zip(*runs, strict=True):
+        assert torch.equal(mine, other)
 
 
 def test_density_without_adjacency(dev):
@@ -239,10 +255,9 @@ def test_nearest_reads_the_count_on_the_device(dev, count):
 @pytest.mark.parametrize("width", [1, 7, 8, 300, 4101])
 def test_keys_are_scaled_by_powers_of_two(dev, dtype, width):
     keys = torch.randn(19, width).to(dtype) * 2.0 ** torch.randint(-8, 9, (19, 1)).to(dtype)
-    index = torch.randint(0, 19, (23,))
-    run = Keys(dev, keys, index.numpy().astype(np.int32))
+    run = Keys(dev, keys)
     packed = torch.from_numpy(run.packed).view(dtype)
-    expected = keys[index]
+    expected = keys
     if dtype != torch.float16:
         _, exponent = expected.abs().max(dim=1, keepdim=True).values.double().frexp()
         expected = (expected.double() * 2.0 ** -exponent.double()).to(dtype)
@@ -256,13 +271,13 @@ def test_rows_that_stay_in_place_have_the_norms_of_a_copy(dev):
     """float16 needs no scaling: without a copy, and with nothing wanted but the copy."""
     rows = as_numpy(clustered(21, 264, torch.float16))
     packed, inv_norm, in_place = np.zeros_like(rows), np.zeros(21), np.zeros(21)
-    dev.prepare_keys("float16", rows, None, packed, inv_norm, None, 0)
-    dev.prepare_keys("float16", rows, None, None, in_place, None, 0)
+    dev.prepare_keys("float16", rows, packed, inv_norm, None, 0)
+    dev.prepare_keys("float16", rows, None, in_place, None, 0)
     assert np.array_equal(packed, rows)
     assert np.array_equal(in_place, inv_norm)
     assert (inv_norm > 0).all()
     alone = np.zeros_like(rows)
-    dev.prepare_keys("float16", rows, None, alone, None, None, 0)
+    dev.prepare_keys("float16", rows, alone, None, None, 0)
     assert np.array_equal(alone, rows)
 
 

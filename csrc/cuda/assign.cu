@@ -12,8 +12,8 @@ cudaError_t run_nearest(const NearestParams& params) {
     using T = decltype(element);
     const int64_t token_tiles = gram_tiles(params.n), blocks = token_tiles * gram_tiles(params.capacity);
     return launch_gram(nearest_kernel<T, decltype(fold)::value>, blocks, kNearestSharedBytes, params.stream,
-                       gram_rows<T>(params.tokens, params.n), params.token_inv_norm, params.token_index,
-                       params.token_count, gram_rows<T>(params.centers, params.capacity), params.center_inv_norm,
+                       gram_rows<T>(params.tokens, params.n), gram_norms(params.tokens), params.token_index,
+                       params.token_count, gram_rows<T>(params.centers, params.capacity), gram_norms(params.centers),
                        params.center_token, params.count, static_cast<unsigned>(token_tiles), params.nearest);
   });
 }

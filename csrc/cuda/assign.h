@@ -9,18 +9,16 @@ namespace pact {
 using NearestKey = unsigned long long;
 
 struct NearestParams {
-  DeviceRows tokens;             // [n, dk], aligned
-  const double* token_inv_norm;  // [n]
-  const int* token_index;        // [n] token number of each row, or null for 0..n-1
+  KeyRows tokens;          // [n, dk]
+  const int* token_index;  // [n] token number of each row, or null for 0..n-1
   int n;
-  const int* token_count;         // device: how many of them are in use, or null for n
-  DeviceRows centers;             // [capacity, dk], aligned
-  const double* center_inv_norm;  // [capacity]
-  const int* center_token;        // [capacity] token number of each centre; < 0: not a centre, skipped. A token is at
-                                  // distance 0 from itself, whatever its vector
-  int capacity;                   // rows in `centers`
-  const int* count;               // device: how many of them are in use, or null for `capacity`
-  NearestKey* nearest;            // [n], overwritten; all ones when there is no centre
+  const int* token_count;   // device: how many of them are in use, or null for n; the index of others is not read
+  KeyRows centers;          // [capacity, dk]
+  const int* center_token;  // [capacity] token number of each centre; < 0: not a centre, skipped. A token is at
+                            // distance 0 from itself, whatever its vector
+  int capacity;             // rows in `centers`
+  const int* count;     // device: how many of them are in use, or null for `capacity`; the index of others is not read
+  NearestKey* nearest;  // [n], overwritten; all ones when there is no centre
   cudaStream_t stream;
 };
 cudaError_t run_nearest(const NearestParams& params);

@@ -67,8 +67,8 @@ __device__ __forceinline__ void nearest_of_warp(GramTile& dot, const NearestNumb
 // before.
 template <typename T, bool kFold>
 __global__ void __launch_bounds__(kGramThreads, gram_blocks_per_sm(kFold))
-    nearest_kernel(GramRows<T> tokens, const double* __restrict__ token_inv_norm, const int* __restrict__ token_index,
-                   const int* __restrict__ token_count, GramRows<T> centers, const double* __restrict__ center_inv_norm,
+    nearest_kernel(GramRows<T> tokens, GramNorms token_inv_norm, const int* __restrict__ token_index,
+                   const int* __restrict__ token_count, GramRows<T> centers, GramNorms center_inv_norm,
                    const int* __restrict__ center_token, const int* __restrict__ count, unsigned token_tiles,
                    NearestKey* __restrict__ nearest) {
   const int first = static_cast<int>(blockIdx.x % token_tiles) * kGramTile;

@@ -13,7 +13,7 @@ static std::tuple<Tensor, Tensor> assign_cuda(const Tensor& keys, const Tensor& 
   const int c = int(centers.size(0));
 
   Workspace workspace;
-  const auto norms = workspace.reserve<double>(k.n), center_norms = workspace.reserve<double>(c);
+  const auto norms = workspace.reserve<double>(k.n);
   const auto token = workspace.reserve<int>(c), row = workspace.reserve<int>(c), order = workspace.reserve<int>(c);
   const auto nearest = workspace.reserve<NearestKey>(k.n);
   workspace.allocate(launch);
@@ -22,15 +22,12 @@ static std::tuple<Tensor, Tensor> assign_cuda(const Tensor& keys, const Tensor& 
   // Ascending, so that the first of two equally near centers is the lower token.
   launch.check(run_center_order({center_owner.const_data_ptr<int64_t>(), c, k.n, workspace[token], workspace[row],
                                  workspace[order], launch.stream()}));
-  const GramKeys tokens(launch, k.rows, nullptr, k.n, workspace[norms]);
-  const GramKeys center_rows(launch, k.rows, workspace[row], c, workspace[center_norms]);
+  const GramKeys aligned(launch, k.rows, k.n, workspace[norms]);
 
   NearestParams params{};
-  params.tokens = tokens.rows();
-  params.token_inv_norm = workspace[norms];
+  params.tokens = aligned.list();
   params.n = k.n;
-  params.centers = center_rows.rows();
-  params.center_inv_norm = workspace[center_norms];
+  params.centers = aligned.list(workspace[row]);
   params.center_token = workspace[token];
   params.capacity = c;
   params.nearest = workspace[nearest];

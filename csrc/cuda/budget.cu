@@ -19,8 +19,8 @@ unsigned blocks_for(int n, int per_block) { return unsigned((int64_t(n) + per_bl
 template <typename T>
 void launch_numbers(const BudgetParams& p, const Workspace& w) {
   budget_number_kernel<T><<<blocks_for(p.n, kBudgetThreads / 32), kBudgetThreads, 0, p.stream>>>(
-      static_cast<const T*>(p.keys.data), p.keys.stride, p.keys.width, p.density, p.label, w.size, p.n, p.wanted,
-      p.count, p.centers, p.position, w.number);
+      static_cast<const T*>(p.keys.data), p.keys.stride, p.keys.width, p.keys.index, p.density, p.label, w.size, p.n,
+      p.wanted, p.count, p.centers, p.position, w.number);
 }
 
 cudaError_t launch_numbers_of(const BudgetParams& p, const Workspace& w) {

@@ -9,7 +9,7 @@ namespace pact {
 // clusters (then the denser, then the lower index); with fewer, all of them and the tokens farthest from their own
 // (then the lower index). What was found is overwritten.
 struct BudgetParams {
-  DeviceRows keys;                    // [n, dk], aligned
+  KeyRows keys;                       // [n, dk]; norms are not read
   const unsigned long long* density;  // [n] as run_density leaves it
   const int64_t* label;               // [n] positions of the centres found; -1 belongs nowhere
   int n, wanted;                      // wanted <= n

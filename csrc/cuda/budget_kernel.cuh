@@ -35,7 +35,7 @@ __device__ inline float distance_of_rows(const T* __restrict__ a, const T* __res
 
 template <typename T>
 __global__ void __launch_bounds__(kBudgetThreads, 3)
-    budget_number_kernel(const T* __restrict__ keys, int64_t stride, int width,
+    budget_number_kernel(const T* __restrict__ keys, int64_t stride, int width, const int* __restrict__ index,
                          const unsigned long long* __restrict__ density, const int64_t* __restrict__ label,
                          const int* __restrict__ size, int n, int wanted, const int* __restrict__ count,
                          const int* __restrict__ centers, const int* __restrict__ position,
@@ -50,8 +50,9 @@ __global__ void __launch_bounds__(kBudgetThreads, 3)
   } else if (own >= 0) {
     result = ~0ull - 1;
   } else if (label[token] >= 0) {
-    const int64_t center = centers[label[token]];
-    result = distance_bits(distance_of_rows(keys + token * stride, keys + center * stride, width));
+    const int center = centers[label[token]];
+    const int64_t row = index ? index[token] : token, center_row = index ? index[center] : center;
+    result = distance_bits(distance_of_rows(keys + row * stride, keys + center_row * stride, width));
   }
   if (device::lane_id() == 0) number[token] = result;
 }

@@ -11,18 +11,16 @@ Clustering::Clustering(Workspace& workspace, int n)
       centers_(workspace.reserve<int>(n)),
       position_(workspace.reserve<int>(n)),
       is_center_(workspace.reserve<uint32_t>(words_)),
-      norms_(workspace.reserve<double>(n)),
       density_(workspace.reserve<unsigned long long>(n)),
       scratch_(workspace.reserve_bytes(std::max(select_workspace_bytes(n), budget_workspace_bytes(n)))) {}
 
-void Clustering::select(const Launch& launch, const Workspace& w, const DeviceRows& keys, double dc, double dn,
+void Clustering::select(const Launch& launch, const Workspace& w, const KeyRows& keys, double dc, double dn,
                         bool gaussian) {
   adjacency_.emplace(launch.empty({adjacency_rows(n_), words_}, ScalarType::Int));
   uint32_t* bits = static_cast<uint32_t*>(adjacency_->mutable_data_ptr());
 
   DensityParams density{};
   density.keys = keys;
-  density.inv_norm = w[norms_];
   density.n = n_;
   density.exponent = density_exponent(dn, gaussian);
   density.gaussian = gaussian;
@@ -47,11 +45,10 @@ void Clustering::select(const Launch& launch, const Workspace& w, const DeviceRo
   launch.check(run_select(select));
 }
 
-void Clustering::label(const Launch& launch, const Workspace& w, const DeviceRows& keys, const int* scatter,
+void Clustering::label(const Launch& launch, const Workspace& w, const KeyRows& keys, const int* scatter,
                        int64_t* labels) {
   LabelParams params{};
   params.keys = keys;
-  params.inv_norm = w[norms_];
   params.adjacency = static_cast<const uint32_t*>(adjacency_->const_data_ptr());
   params.is_center = w[is_center_];
   params.position = w[position_];
@@ -63,7 +60,7 @@ void Clustering::label(const Launch& launch, const Workspace& w, const DeviceRow
   launch.check(run_label(params));
 }
 
-void Clustering::keep(const Launch& launch, const Workspace& w, const DeviceRows& keys, const int64_t* labels,
+void Clustering::keep(const Launch& launch, const Workspace& w, const KeyRows& keys, const int64_t* labels,
                       int wanted) {
   BudgetParams params{};
   params.keys = keys;

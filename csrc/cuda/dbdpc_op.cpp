@@ -11,15 +11,16 @@ static std::tuple<Tensor, Tensor> dbdpc_cuda(const Tensor& keys, double dc, doub
 
   Workspace workspace;
   Clustering clustering(workspace, k.n);
+  const auto norms = workspace.reserve<double>(k.n);
   workspace.allocate(launch);
   Tensor labels = launch.empty({k.n}, ScalarType::Long);
 
   int* status = clustering.status(workspace);
   launch.fill_bytes(status, 0, Readback::kWords * sizeof(int));
-  const GramKeys aligned(launch, k.rows, nullptr, k.n, clustering.norms(workspace), status + kBad);
-  clustering.select(launch, workspace, aligned.rows(), dc, dn, gaussian);
+  const GramKeys aligned(launch, k.rows, k.n, workspace[norms], status + kBad);
+  clustering.select(launch, workspace, aligned.list(), dc, dn, gaussian);
   Readback readback(launch, status);
-  clustering.label(launch, workspace, aligned.rows(), nullptr, labels.mutable_data_ptr<int64_t>());
+  clustering.label(launch, workspace, aligned.list(), nullptr, labels.mutable_data_ptr<int64_t>());
 
   const int* found = readback.wait();
   if (found[kBad]) arg.fail("must be finite, got NaN or Inf among its values");

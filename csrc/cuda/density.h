@@ -6,8 +6,7 @@
 namespace pact {
 
 struct DensityParams {
-  DeviceRows keys;         // [n, dk], aligned
-  const double* inv_norm;  // [n]
+  KeyRows keys;  // [n, dk]
   int n;
   float exponent;  // density term: exp(exponent * dist), or exp(-(exponent * dist)^2)
   bool gaussian;

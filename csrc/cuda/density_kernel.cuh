@@ -78,8 +78,8 @@ __device__ __forceinline__ void add_pairs(GramTile& dot, const CountedPairs& cou
 // keys: [n, width]; density: [n], zero before; adjacency: [tiles * 128][words], words a multiple of 4, or null.
 template <typename T, bool kFold, bool kGaussian>
 __global__ void __launch_bounds__(kGramThreads, gram_blocks_per_sm(kFold))
-    density_kernel(GramRows<T> keys, const double* __restrict__ inv_norm, float factor,
-                   DensitySum* __restrict__ density, float half_cutoff, uint32_t* __restrict__ adjacency, int words) {
+    density_kernel(GramRows<T> keys, GramNorms inv_norm, float factor, DensitySum* __restrict__ density,
+                   float half_cutoff, uint32_t* __restrict__ adjacency, int words) {
   const PairTile tile = pair_tile(blockIdx.x);
   stage_norms(inv_norm, tile.row_first(), keys.count, inv_norm, tile.column_first(), keys.count);
   GramTile dot;

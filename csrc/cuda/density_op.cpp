@@ -14,10 +14,9 @@ static Tensor density_cuda(const Tensor& keys, double dn, bool gaussian) {
   workspace.allocate(launch);
   Tensor rho = launch.empty({k.n}, ScalarType::Float);
 
-  const GramKeys aligned(launch, k.rows, nullptr, k.n, workspace[norms]);
+  const GramKeys aligned(launch, k.rows, k.n, workspace[norms]);
   DensityParams params{};
-  params.keys = aligned.rows();
-  params.inv_norm = workspace[norms];
+  params.keys = aligned.list();
   params.n = k.n;
   params.exponent = density_exponent(dn, gaussian);
   params.gaussian = gaussian;

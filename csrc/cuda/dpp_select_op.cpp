@@ -7,7 +7,7 @@ static Tensor dpp_select_cuda(const Tensor& keys, const Tensor& relevance, int64
   check_dpp_select_inputs(keys, relevance, count);
   const Launch launch("dpp_select", keys);
   const TensorRows k(launch, "keys", keys);
-  const GramKeys aligned(launch, k.rows, nullptr, k.n, nullptr);
+  const GramKeys aligned(launch, k.rows, k.n, nullptr);
 
   Workspace workspace;
   const auto norms = workspace.reserve<double>(k.n);

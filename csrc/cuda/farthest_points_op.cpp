@@ -16,7 +16,7 @@ static Tensor farthest_points_cuda(const Tensor& keys, int64_t count, std::optio
   Tensor chosen = launch.empty({count}, ScalarType::Long);
 
   // These norms are for the products of the Gram tiles; those of the steps replace them.
-  const GramKeys aligned(launch, k.rows, nullptr, k.n, first ? nullptr : workspace[norms]);
+  const GramKeys aligned(launch, k.rows, k.n, first ? nullptr : workspace[norms]);
   launch.fill_bytes(workspace[slots], 0, size_t(count) * sizeof(GreedyKey));
   if (!first)
     launch.check(run_farthest_pair({aligned.rows(), workspace[norms], k.n, workspace[slots], launch.stream()}));

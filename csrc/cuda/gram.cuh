@@ -35,13 +35,26 @@ constexpr bool fold_sums(int width) {
 }
 constexpr int gram_blocks_per_sm(bool fold) { return fold ? 1 : 2; }
 
-// Aligned rows, in 16-byte vectors.
+// Aligned rows, in 16-byte vectors; of a list of rows, when there is an index, those that it names.
 template <typename T>
 struct GramRows {
   const device::Vector<T>* data;
   int64_t stride;
   int width;
   int count;
+  const int* index = nullptr;
+  __device__ __forceinline__ const device::Vector<T>* row(int64_t i) const {
+    return data + (index ? index[i] : i) * stride;
+  }
+};
+
+// Reciprocal norms of rows, or of a list of them.
+struct GramNorms {
+  __host__ __device__ GramNorms(const double* norms, const int* list = nullptr) : data(norms), index(list) {}
+  __device__ __forceinline__ int64_t row(int64_t i) const { return index ? index[i] : i; }
+  __device__ __forceinline__ double operator[](int64_t i) const { return data[row(i)]; }
+  const double* data;
+  const int* index;
 };
 
 // A thread's part of the tile.
@@ -67,24 +80,28 @@ __device__ __forceinline__ int swizzled(int row, int chunk) {
 template <typename T>
 class GramLoader {
  public:
-  __device__ __forceinline__ GramLoader(const GramRows<T>& rows, int first)
-      : rows_(rows), from_(rows.data + (int64_t{first} + row()) * rows.stride), left_(rows.count - first - row()) {}
-  // The stage's chunks beginning at vector k of the rows; zeros beyond a row's width and beyond the last row.
-  __device__ __forceinline__ void load(device::Shared<device::Vector<T>> to, int k) const {
-    const int chunk = static_cast<int>(threadIdx.x) % kChunksPerRow;
+  __device__ __forceinline__ GramLoader(const GramRows<T>& rows, int first) : rows_(rows) {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      const bool valid = half * 64 < left_ && k + chunk < rows_.width;
-      const device::Vector<T>* from = from_ + (half * 64 * rows_.stride + k + chunk);
-      device::async_copy16(to + (swizzled(row(), chunk) + half * 64 * kChunksPerRow), valid ? from : rows_.data, valid);
+      const int64_t row = int64_t{first} + static_cast<int>(threadIdx.x) / kChunksPerRow + half * 64;
+      from_[half] = row < rows.count ? rows.row(row) + chunk() : nullptr;
+    }
+  }
+  // The stage's chunks beginning at vector k of the rows; zeros beyond a row's width and beyond the last row.
+  __device__ __forceinline__ void load(device::Shared<device::Vector<T>> to, int k) const {
+    const int row = static_cast<int>(threadIdx.x) / kChunksPerRow;
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const bool valid = from_[half] && k + chunk() < rows_.width;
+      device::async_copy16(to + (swizzled(row, chunk()) + half * 64 * kChunksPerRow),
+                           valid ? from_[half] + k : rows_.data, valid);
     }
   }
 
  private:
-  static __device__ __forceinline__ int row() { return static_cast<int>(threadIdx.x) / kChunksPerRow; }
+  static __device__ __forceinline__ int chunk() { return static_cast<int>(threadIdx.x) % kChunksPerRow; }
   const GramRows<T>& rows_;
-  const device::Vector<T>* from_;
-  int left_;  // rows from the thread's first one to the last
+  const device::Vector<T>* from_[2];  // null beyond the last row
 };
 
 // One stage on tensor cores.

@@ -45,7 +45,7 @@ __device__ __forceinline__ device::Shared<float2> tile_norms() {
 }
 
 // Zeros beyond the last row. Before gram(), which orders it with what reads the norms.
-__device__ __forceinline__ void stage_norms(const double* left, int left_first, int left_count, const double* right,
+__device__ __forceinline__ void stage_norms(GramNorms left, int left_first, int left_count, GramNorms right,
                                             int right_first, int right_count) {
   const int t = static_cast<int>(threadIdx.x);
   const bool is_left = t < kGramTile;

@@ -31,6 +31,15 @@ GramRows<T> gram_rows(const DeviceRows& rows, int count) {
   return {static_cast<const device::Vector<T>*>(rows.data), rows.stride / kVector, rows.width / kVector, count};
 }
 
+template <typename T>
+GramRows<T> gram_rows(const KeyRows& keys, int count) {
+  GramRows<T> rows = gram_rows<T>(static_cast<const DeviceRows&>(keys), count);
+  rows.index = keys.index;
+  return rows;
+}
+
+inline GramNorms gram_norms(const KeyRows& keys) { return {keys.inv_norm, keys.index}; }
+
 // Calls f(element, fold) for the rows' element type, and whether rows so wide want folded sums.
 template <typename F>
 cudaError_t with_gram_type(const DeviceRows& rows, const F& f) {

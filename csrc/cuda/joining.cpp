@@ -4,24 +4,18 @@
 
 namespace pact {
 
-void join(const Launch& launch, const DeviceRows& keys, const TokenList& tokens, const TokenList& centers, float limit,
+void join(const Launch& launch, const GramKeys& keys, const TokenList& tokens, const TokenList& centers, float limit,
           int64_t* labels) {
   Workspace workspace;
-  const auto norms = workspace.reserve<double>(tokens.capacity);
-  const auto center_norms = workspace.reserve<double>(centers.capacity);
   const auto nearest = workspace.reserve<NearestKey>(tokens.capacity);
   workspace.allocate(launch);
-  const GramKeys token_rows(launch, keys, tokens.token, tokens.capacity, workspace[norms]);
-  const GramKeys center_rows(launch, keys, centers.token, centers.capacity, workspace[center_norms]);
 
   NearestParams params{};
-  params.tokens = token_rows.rows();
-  params.token_inv_norm = workspace[norms];
+  params.tokens = keys.list(tokens.token);
   params.token_index = tokens.token;
   params.n = tokens.capacity;
   params.token_count = tokens.count;
-  params.centers = center_rows.rows();
-  params.center_inv_norm = workspace[center_norms];
+  params.centers = keys.list(centers.token);
   params.center_token = centers.token;
   params.capacity = centers.capacity;
   params.count = centers.count;

@@ -5,15 +5,16 @@
 
 namespace pact {
 
-// Token numbers on the device, of which *count are in use, null for `capacity`. Those behind are tokens that exist.
+// Token numbers on the device, of which *count are in use, null for `capacity`.
 struct TokenList {
   const int* token;
   const int* count;
   int capacity;
 };
 
-// labels[token] = the position of the nearest center where that is nearer than `limit`, else -1.
-void join(const Launch& launch, const DeviceRows& keys, const TokenList& tokens, const TokenList& centers, float limit,
+// `keys` are those of all tokens. labels[token] = the position of the nearest center where that is nearer than `limit`,
+// else -1.
+void join(const Launch& launch, const GramKeys& keys, const TokenList& tokens, const TokenList& centers, float limit,
           int64_t* labels);
 
 }  // namespace pact

@@ -19,7 +19,7 @@ cudaError_t run_prepare_keys(const PrepareKeysParams& p) {
     using T = decltype(element);
     return launch_gram(prepare_keys_kernel<T, decltype(fold)::value>, blocks_for(p.n, kKeyRows),
                        key_shared_bytes<T>(p.out_width), p.stream, static_cast<const T*>(p.rows.data), p.rows.stride,
-                       p.rows.width, p.index, p.n, static_cast<T*>(p.out), p.out_width, p.inv_norm, p.bad);
+                       p.rows.width, p.n, static_cast<T*>(p.out), p.out_width, p.inv_norm, p.bad);
   });
 }
 

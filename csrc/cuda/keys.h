@@ -5,7 +5,7 @@
 
 namespace pact {
 
-// Copies token i = rows[index ? index[i] : i] to `out` [n, out_width] in the same dtype, zero-padded to out_width. Each
+// Copies the rows to `out` [n, out_width] in the same dtype, zero-padded to out_width. Each
 // row of float32 or bfloat16 is scaled by the power of two that brings its largest element into [0.5, 1): exact, no
 // distance changes, and no dot product can overflow or vanish. float16 has no such range: aligned rows of it can stay
 // where they are, `out` null and out_width their width.
@@ -14,7 +14,6 @@ namespace pact {
 // at distance 0. *bad is set to 1 when an element is NaN or Inf (never cleared).
 struct PrepareKeysParams {
   DeviceRows rows;
-  const int* index;  // [n], or null
   int n;
   void* out;         // or null
   int out_width;     // a multiple of 16 bytes, >= rows.width

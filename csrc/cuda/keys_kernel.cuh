@@ -116,13 +116,13 @@ __device__ __forceinline__ void sum_squares(device::Shared<device::Vector<T>> ti
   }
 }
 
-// Token i = rows[index ? index[i] : i] goes to out[i] (unless null), zero-padded from `width` to `out_width`; rows of
+// Row i goes to out[i] (unless null), zero-padded from `width` to `out_width`; rows of
 // float32 and bfloat16 scaled by a power of two to a largest element in [0.5, 1), which loses nothing and keeps sums of
 // squares in range. inv_norm[i] (unless null) is of the row as it is stored. *bad = 1 (unless null) for NaN or Inf.
 template <typename T, bool kFold>
 __global__ void __launch_bounds__(kKeyThreads)
-    prepare_keys_kernel(const T* __restrict__ rows, int64_t stride, int width, const int* __restrict__ index, int n,
-                        T* __restrict__ out, int out_width, double* __restrict__ inv_norm, int* __restrict__ bad) {
+    prepare_keys_kernel(const T* __restrict__ rows, int64_t stride, int width, int n, T* __restrict__ out,
+                        int out_width, double* __restrict__ inv_norm, int* __restrict__ bad) {
   using Tile = KeyTile<T>;
   constexpr bool kScaled = !std::is_same_v<T, device::float16>;
   static_assert(kFoldBeyond <= Tile::kMostTerms && Tile::kMostParts * kKeyRows <= kKeyThreads);
@@ -132,7 +132,7 @@ __global__ void __launch_bounds__(kKeyThreads)
   const int64_t first = static_cast<int64_t>(blockIdx.x) * kKeyRows, i = first + device::warp_id();
   const int thread = static_cast<int>(threadIdx.x), lane = device::lane_id();
   const bool valid = i < n;
-  const T* row = rows + (valid ? (index ? index[i] : i) : 0) * stride;
+  const T* row = rows + (valid ? i : 0) * stride;
   if (!valid) width = 0;
   const int pieces = out_width / Tile::kMostTerms + (out_width % Tile::kMostTerms != 0);
   // Of a piece, filled up to the 32 terms that sum_squares takes at a time.

@@ -8,8 +8,8 @@ template <typename T>
 cudaError_t launch(const LabelParams& p) {
   constexpr int kWarps = kLabelThreads / 32;
   label_kernel<T><<<(p.n - 1) / kWarps + 1, kLabelThreads, 0, p.stream>>>(
-      static_cast<const T*>(p.keys.data), p.keys.stride, p.keys.width, p.inv_norm, p.adjacency, p.is_center, p.position,
-      p.words, p.n, p.scatter, p.labels);
+      static_cast<const T*>(p.keys.data), p.keys.stride, p.keys.width, GramNorms(p.keys.inv_norm, p.keys.index),
+      p.adjacency, p.is_center, p.position, p.words, p.n, p.scatter, p.labels);
   return cudaGetLastError();
 }
 

@@ -15,10 +15,10 @@ constexpr int kLabelThreads = 256;
 // The nearest of several candidates. They are visited in ascending token number, so a strict comparison
 // leaves ties to the lower position.
 template <typename T>
-__device__ inline int nearest_candidate(const T* __restrict__ keys, int64_t stride, int width,
-                                        const double* __restrict__ inv_norm, const uint32_t* __restrict__ row,
-                                        const uint32_t* __restrict__ is_center, int words, int64_t token) {
-  const float2 own_norm = split_norm(inv_norm[token]);
+__device__ inline int nearest_candidate(const T* __restrict__ keys, int64_t stride, int width, GramNorms inv_norm,
+                                        const uint32_t* __restrict__ row, const uint32_t* __restrict__ is_center,
+                                        int words, int64_t token) {
+  const int64_t own_row = inv_norm.row(token);
   int best = -1;
   float best_distance = 0;
   for (int base = 0; base < words; base += 32) {
@@ -28,8 +28,8 @@ __device__ inline int nearest_candidate(const T* __restrict__ keys, int64_t stri
       const int source = __ffs(rest) - 1;
       for (uint32_t bits = __shfl_sync(device::kAllLanes, word, source); bits; bits &= bits - 1) {
         const int j = (base + source) * 32 + __ffs(bits) - 1;
-        const float dot = dot_rows(keys + token * stride, keys + j * stride, width);
-        const float distance = cosine_distance(dot, own_norm, split_norm(inv_norm[j]));
+        const float dot = dot_rows(keys + own_row * stride, keys + inv_norm.row(j) * stride, width);
+        const float distance = cosine_distance(dot, split_norm(inv_norm[token]), split_norm(inv_norm[j]));
         if (best < 0 || distance < best_distance) {
           best = j;
           best_distance = distance;
@@ -42,7 +42,7 @@ __device__ inline int nearest_candidate(const T* __restrict__ keys, int64_t stri
 
 template <typename T>
 __global__ void __launch_bounds__(kLabelThreads, 3)
-    label_kernel(const T* __restrict__ keys, int64_t stride, int width, const double* __restrict__ inv_norm,
+    label_kernel(const T* __restrict__ keys, int64_t stride, int width, GramNorms inv_norm,
                  const uint32_t* __restrict__ adjacency, const uint32_t* __restrict__ is_center,
                  const int* __restrict__ position, int words, int n, const int* __restrict__ scatter,
                  int64_t* __restrict__ labels) {

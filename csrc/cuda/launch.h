@@ -22,6 +22,13 @@ struct DeviceRows {
   int width;
 };
 
+// Keys as run_prepare_keys leaves them, for a Gram kernel: aligned rows and their norms; and of them those that an
+// index names, so that row i is row index[i].
+struct KeyRows : DeviceRows {
+  const double* inv_norm;  // of all the rows
+  const int* index;        // or null
+};
+
 // Densities are summed in fixed point, in units of 2^-32: integer atomics, so the order of the sum cannot be seen.
 constexpr double kDensityUnit = 0x1p-32;
 

@@ -13,7 +13,7 @@ static Tensor max_distance_cuda(const Tensor& keys) {
   workspace.allocate(launch);
   Tensor largest = launch.empty({}, ScalarType::Float);
 
-  const GramKeys aligned(launch, k.rows, nullptr, k.n, workspace[norms]);
+  const GramKeys aligned(launch, k.rows, k.n, workspace[norms]);
   launch.check(
       run_max_distance({aligned.rows(), workspace[norms], k.n, largest.mutable_data_ptr<float>(), launch.stream()}));
   return largest;

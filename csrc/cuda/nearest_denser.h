@@ -15,9 +15,8 @@ struct DensityOrderParams {
 cudaError_t run_density_order(const DensityOrderParams& params);
 
 struct NearestDenserParams {
-  DeviceRows keys;         // [n, dk], aligned, in rank order
-  const double* inv_norm;  // [n]
-  const int* order;        // [n] the token of each row
+  KeyRows keys;      // [n, dk], listed in rank order
+  const int* order;  // [n] the token of each row
   int n;
   NearestKey* nearest;  // [n], overwritten
   unsigned* farthest;   // [1], overwritten

@@ -47,7 +47,7 @@ __device__ __forceinline__ void nearest_of_columns(GramTile& dot, const CountedP
 // keys: [n, width] in rank order; order: [n]; nearest: [n], all ones before; farthest: zero before.
 template <typename T, bool kFold>
 __global__ void __launch_bounds__(kGramThreads, gram_blocks_per_sm(kFold))
-    nearest_denser_kernel(GramRows<T> keys, const double* __restrict__ inv_norm, const int* __restrict__ order,
+    nearest_denser_kernel(GramRows<T> keys, GramNorms inv_norm, const int* __restrict__ order,
                           NearestKey* __restrict__ nearest, unsigned* __restrict__ farthest) {
   const PairTile tile = pair_tile(blockIdx.x);
   const int thread = static_cast<int>(threadIdx.x);

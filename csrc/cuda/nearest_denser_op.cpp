@@ -19,11 +19,10 @@ static std::tuple<Tensor, Tensor> nearest_denser_cuda(const Tensor& keys, const 
 
   launch.check(run_density_order(
       {density_owner.const_data_ptr<float>(), k.n, workspace[rank], workspace[order], launch.stream()}));
-  const GramKeys ranked(launch, k.rows, workspace[order], k.n, workspace[norms]);
+  const GramKeys aligned(launch, k.rows, k.n, workspace[norms]);
 
   NearestDenserParams params{};
-  params.keys = ranked.rows();
-  params.inv_norm = workspace[norms];
+  params.keys = aligned.list(workspace[order]);
   params.order = workspace[order];
   params.n = k.n;
   params.nearest = workspace[nearest];

@@ -96,10 +96,10 @@ TensorRows::TensorRows(const Launch& launch, const char* name, const Tensor& t)
   rows = {owner.const_data_ptr(), dtype_of(t), n == 1 ? width : owner.stride(0), int(width)};
 }
 
-GramKeys::GramKeys(const Launch& launch, const DeviceRows& rows, const int* index, int n, double* inv_norm, int* bad)
-    : rows_(rows) {
-  PrepareKeysParams params{rows, index, n, nullptr, rows.width, inv_norm, bad, launch.stream()};
-  const bool in_place = !index && rows.dtype == Dtype::kFloat16 && aligned(rows, n);  // others are scaled into range
+GramKeys::GramKeys(const Launch& launch, const DeviceRows& rows, int n, double* inv_norm, int* bad)
+    : rows_(rows), inv_norm_(inv_norm) {
+  PrepareKeysParams params{rows, n, nullptr, rows.width, inv_norm, bad, launch.stream()};
+  const bool in_place = rows.dtype == Dtype::kFloat16 && aligned(rows, n);  // others are scaled into range
   if (!in_place) {
     const int per_vector = int(kVectorBytes / bytes_of(rows.dtype));
     const int width = int((int64_t{rows.width} + per_vector - 1) / per_vector * per_vector);

@@ -86,18 +86,19 @@ struct TensorRows {
   int n;
 };
 
-// The rows[index[i]] (rows[i] without an index), i in [0, n), as the Gram kernels want them, and their norms:
-// run_prepare_keys. Copied, or used in place where that would change nothing.
+// The n rows as the Gram kernels want them, and their norms: run_prepare_keys. Copied, or used in place where that
+// would change nothing.
 class GramKeys {
  public:
-  GramKeys(const Launch& launch, const DeviceRows& rows, const int* index, int n, double* inv_norm, int* bad = nullptr);
+  GramKeys(const Launch& launch, const DeviceRows& rows, int n, double* inv_norm, int* bad = nullptr);
   const DeviceRows& rows() const { return rows_; }
-  // Gives a copy's memory back: later work on the same stream may use it.
-  void release() { owner_.reset(); }
+  // Those that the index names, or all.
+  KeyRows list(const int* index = nullptr) const { return {rows_, inv_norm_, index}; }
 
  private:
   std::optional<Tensor> owner_;
   DeviceRows rows_;
+  const double* inv_norm_;
 };
 
 // The importance score of these inputs; the workspace and `scores` are the caller's.

@@ -28,6 +28,7 @@ static std::tuple<Tensor, Tensor, Tensor, Tensor> reduce_cuda(const Tensor& hidd
   const auto importance = workspace.reserve<float>(n);
   const auto kept_slot = workspace.reserve<int>(m), dropped_slot = workspace.reserve<int>(dropped_count);
   const auto center_token = workspace.reserve<int>(m);
+  const auto norms = workspace.reserve<double>(n);
   const auto euti = workspace.reserve_bytes(euti_workspace_bytes(n, int(heads.size), int(heads.queries)));
   const auto split = workspace.reserve_bytes(split_workspace_bytes(n));
   workspace.allocate(launch);
@@ -47,8 +48,6 @@ static std::tuple<Tensor, Tensor, Tensor, Tensor> reduce_cuda(const Tensor& hidd
     launch.check(run_euti(euti_params(launch, h, k, q, heads, scale, workspace[importance], bad, workspace[euti])));
   }
 
-  if (m < n) launch.check(run_check_rows({u.rows, n, bad, stream}));  // the clustering checks the kept ones only
-
   const int* kept = nullptr;  // null: every token
   const int* dropped = workspace[dropped_slot];
   if (m < n) {
@@ -65,20 +64,17 @@ static std::tuple<Tensor, Tensor, Tensor, Tensor> reduce_cuda(const Tensor& hidd
     kept = workspace[kept_slot];
   }
 
-  // A center_token behind the last center is read like the others: any token that exists will do.
-  launch.fill_bytes(workspace[center_token], 0, m * sizeof(int));
   if (dropped_count > 0 && !recovering) launch.fill_bytes(label, 0xff, n * sizeof(int64_t));  // -1
-  GramKeys kept_keys(launch, u.rows, kept, m, clustering.norms(workspace), bad);
-  clustering.select(launch, workspace, kept_keys.rows(), dc, dn, gaussian);
+  const GramKeys aligned(launch, u.rows, n, workspace[norms], bad);  // of all tokens; below, lists of them
+  clustering.select(launch, workspace, aligned.list(kept), dc, dn, gaussian);
   Readback readback(launch, status);
 
-  clustering.label(launch, workspace, kept_keys.rows(), kept, label);
+  clustering.label(launch, workspace, aligned.list(kept), kept, label);
   clustering.release();
-  kept_keys.release();
   if (recovering) {
     launch.check(run_centers_to_tokens(
         {clustering.centers(workspace), kept, status + kCount, m, workspace[center_token], nullptr, stream}));
-    join(launch, u.rows, {dropped, nullptr, dropped_count}, {workspace[center_token], status + kCount, m}, limit,
+    join(launch, aligned, {dropped, nullptr, dropped_count}, {workspace[center_token], status + kCount, m}, limit,
          label);
   }
 

@@ -31,6 +31,7 @@ static std::tuple<Tensor, Tensor, Tensor, Tensor> reduce_to_cuda(const Tensor& h
   const auto importance = workspace.reserve<float>(n);
   const auto kept_slot = workspace.reserve<int>(m), dropped_slot = workspace.reserve<int>(dropped_count);
   const auto center_token = workspace.reserve<int>(wanted);
+  const auto norms = workspace.reserve<double>(n);
   const auto first_labels = workspace.reserve<int64_t>(m);
   const auto unlabelled = workspace.reserve<int>(m), unlabelled_count = workspace.reserve<int>(1);
   const auto euti = workspace.reserve_bytes(euti_workspace_bytes(n, int(heads.size), int(heads.queries)));
@@ -63,25 +64,26 @@ static std::tuple<Tensor, Tensor, Tensor, Tensor> reduce_to_cuda(const Tensor& h
     launch.fill_bytes(label, 0xff, n * sizeof(int64_t));  // -1
   }
 
+  const bool recovering = dropped_count > 0 && limit > 0;
+  std::optional<GramKeys> aligned;  // of all tokens; below, lists of them
+  if (m > wanted || recovering) aligned.emplace(launch, u.rows, n, workspace[norms]);
   const TokenList center_list{workspace[center_token], nullptr, wanted};
   if (m == wanted) {  // every kept token is a center
     launch.check(run_singletons({kept, m, workspace[center_token], center, label, stream}));
   } else {
     int* status = clustering.status(workspace);
     launch.fill_bytes(status, 0, Readback::kWords * sizeof(int));
-    const GramKeys kept_keys(launch, u.rows, kept, m, clustering.norms(workspace), status + kBad);
-    clustering.select(launch, workspace, kept_keys.rows(), dc, dn, gaussian);
-    clustering.label(launch, workspace, kept_keys.rows(), nullptr, workspace[first_labels]);
-    clustering.keep(launch, workspace, kept_keys.rows(), workspace[first_labels], wanted);
-    clustering.label(launch, workspace, kept_keys.rows(), kept, label);
+    clustering.select(launch, workspace, aligned->list(kept), dc, dn, gaussian);
+    clustering.label(launch, workspace, aligned->list(kept), nullptr, workspace[first_labels]);
+    clustering.keep(launch, workspace, aligned->list(kept), workspace[first_labels], wanted);
+    clustering.label(launch, workspace, aligned->list(kept), kept, label);
     clustering.release();
     launch.check(run_centers_to_tokens(
         {clustering.centers(workspace), kept, status + kCount, wanted, workspace[center_token], center, stream}));
     launch.check(run_unlabelled({label, kept, m, workspace[unlabelled_count], workspace[unlabelled], stream}));
-    join(launch, u.rows, {workspace[unlabelled], workspace[unlabelled_count], m}, center_list, INFINITY, label);
+    join(launch, *aligned, {workspace[unlabelled], workspace[unlabelled_count], m}, center_list, INFINITY, label);
   }
-  if (dropped_count > 0 && limit > 0)
-    join(launch, u.rows, {workspace[dropped_slot], nullptr, dropped_count}, center_list, limit, label);
+  if (recovering) join(launch, *aligned, {workspace[dropped_slot], nullptr, dropped_count}, center_list, limit, label);
 
   Tensor sizes = launch.empty({wanted}, ScalarType::Long);
   Tensor merged = launch.empty({wanted, h.rows.width}, hidden.scalar_type());

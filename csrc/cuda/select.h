@@ -23,8 +23,7 @@ size_t select_workspace_bytes(int n);
 // labels[scatter ? scatter[i] : i] = position of the nearest centre among i's neighbours, ties to the lower position.
 // A token with one candidate needs no distance.
 struct LabelParams {
-  DeviceRows keys;         // [n, dk], aligned
-  const double* inv_norm;  // [n]
+  KeyRows keys;  // [n, dk]
   const uint32_t* adjacency;
   const uint32_t* is_center;
   const int* position;

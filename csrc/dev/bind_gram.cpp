@@ -12,11 +12,17 @@ using OptionalArray = std::optional<py::array>;
 
 unsigned blocks_for(int n, int rows) { return unsigned((n + rows - 1) / rows); }
 
+// Those that the index names, if there is one.
 template <typename T>
-GramRows<T> gram_rows(py::array keys) {
+GramRows<T> gram_rows(py::array keys, OptionalArray index = std::nullopt) {
   constexpr int kVector = device::kPerVector<T>;
   const auto* vectors = reinterpret_cast<const device::Vector<T>*>(data<const T>(keys));
-  return {vectors, keys.shape(1) / kVector, int(keys.shape(1)) / kVector, int(keys.shape(0))};
+  return {vectors, keys.shape(1) / kVector, int(keys.shape(1)) / kVector, int(index ? index->shape(0) : keys.shape(0)),
+          data<const int>(index)};
+}
+
+GramNorms gram_norms(py::array inv_norm, OptionalArray index) {
+  return {data<const double>(inv_norm), data<const int>(index)};
 }
 
 // Calls f(element, fold) as the launchers do.
@@ -32,15 +38,15 @@ void with_gram_type(const std::string& dtype, py::array keys, const F& f) {
 }
 
 // The rows as the Gram kernels want them, in `out`, or where they are when there is none.
-void prepare_keys(const std::string& dtype, py::array rows, OptionalArray index, OptionalArray out,
-                  OptionalArray inv_norm, OptionalArray bad, uint64_t seed) {
+void prepare_keys(const std::string& dtype, py::array rows, OptionalArray out, OptionalArray inv_norm,
+                  OptionalArray bad, uint64_t seed) {
   const py::array padded = out ? *out : rows;
   with_gram_type(dtype, padded, [&](auto element, auto fold) {
     using T = decltype(element);
     const int n = int(padded.shape(0)), width = int(rows.shape(1)), out_width = int(padded.shape(1));
     emulator::launch(prepare_keys_kernel<T, decltype(fold)::value>, blocks_for(n, kKeyRows), kKeyThreads,
-                     key_shared_bytes<T>(out_width), seed, false, data<const T>(rows), int64_t{width}, width,
-                     data<const int>(index), n, data<T>(out), out_width, data<double>(inv_norm), data<int>(bad));
+                     key_shared_bytes<T>(out_width), seed, false, data<const T>(rows), int64_t{width}, width, n,
+                     data<T>(out), out_width, data<double>(inv_norm), data<int>(bad));
   });
 }
 
@@ -53,15 +59,15 @@ void check_rows(const std::string& dtype, py::array rows, py::array bad, uint64_
   });
 }
 
-void density(const std::string& dtype, py::array keys, py::array inv_norm, float exponent, bool gaussian,
-             py::array density, float cutoff, OptionalArray adjacency, uint64_t seed) {
-  const int n = int(keys.shape(0));
+void density(const std::string& dtype, py::array keys, py::array inv_norm, OptionalArray index, float exponent,
+             bool gaussian, py::array density, float cutoff, OptionalArray adjacency, uint64_t seed) {
+  const int n = int(density.shape(0));
   with_gram_type(dtype, keys, [&](auto element, auto fold) {
     using T = decltype(element);
     constexpr bool kFold = decltype(fold)::value;
     const auto kernel = gaussian ? density_kernel<T, kFold, true> : density_kernel<T, kFold, false>;
     emulator::launch(kernel, unsigned(pair_tiles(n)), kGramThreads, kDensitySharedBytes, seed, false,
-                     gram_rows<T>(keys), data<const double>(inv_norm), term_factor(exponent, gaussian),
+                     gram_rows<T>(keys, index), gram_norms(inv_norm, index), term_factor(exponent, gaussian),
                      data<DensitySum>(density), cutoff / 2, data<uint32_t>(adjacency),
                      adjacency ? int(adjacency->shape(1)) : 0);
   });
@@ -82,18 +88,18 @@ void max_distance(const std::string& dtype, py::array keys, py::array inv_norm, 
   });
 }
 
-void nearest(const std::string& dtype, py::array tokens, py::array token_inv_norm, OptionalArray token_index,
-             py::array centers, py::array center_inv_norm, py::array center_token, OptionalArray count,
-             py::array nearest, uint64_t seed) {
+void nearest(const std::string& dtype, py::array tokens, py::array token_inv_norm, OptionalArray token_rows,
+             OptionalArray token_index, py::array centers, py::array center_inv_norm, OptionalArray center_rows,
+             py::array center_token, OptionalArray count, py::array nearest, uint64_t seed) {
   with_gram_type(dtype, tokens, [&](auto element, auto fold) {
     using T = decltype(element);
-    const int tiles = gram_tiles(int(tokens.shape(0)));
+    const GramRows<T> token_list = gram_rows<T>(tokens, token_rows), center_list = gram_rows<T>(centers, center_rows);
+    const int tiles = gram_tiles(token_list.count);
     emulator::launch(nearest_kernel<T, decltype(fold)::value>,
-                     unsigned(tiles) * unsigned(gram_tiles(int(centers.shape(0)))), kGramThreads, kNearestSharedBytes,
-                     seed, false, gram_rows<T>(tokens), data<const double>(token_inv_norm),
-                     data<const int>(token_index), static_cast<const int*>(nullptr), gram_rows<T>(centers),
-                     data<const double>(center_inv_norm), data<const int>(center_token), data<const int>(count),
-                     unsigned(tiles), data<NearestKey>(nearest));
+                     unsigned(tiles) * unsigned(gram_tiles(center_list.count)), kGramThreads, kNearestSharedBytes, seed,
+                     false, token_list, gram_norms(token_inv_norm, token_rows), data<const int>(token_index),
+                     static_cast<const int*>(nullptr), center_list, gram_norms(center_inv_norm, center_rows),
+                     data<const int>(center_token), data<const int>(count), unsigned(tiles), data<NearestKey>(nearest));
   });
 }
 
