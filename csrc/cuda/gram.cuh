@@ -104,48 +104,74 @@ class GramLoader {
   const device::Vector<T>* from_[2];  // null beyond the last row
 };
 
-// One stage on tensor cores.
+// One stage of both sides in shared memory.
 template <typename T>
-__device__ __forceinline__ void multiply_stage(device::Shared<device::Vector<T>> left,
-                                               device::Shared<device::Vector<T>> right, GramTile& acc) {
-  const int lane = device::lane_id();
-#pragma unroll
-  for (int step = 0; step < kChunksPerRow / 2; ++step) {  // of 16 terms
-    uint32_t a[4][4], b[2][4];
+struct GramStage {
+  device::Shared<device::Vector<T>> left, right;
+};
+
+// What a thread multiplies at a time, from shared memory: 16 terms on tensor cores.
+template <typename T>
+struct Fragments {
+  static constexpr int kPerStage = kChunksPerRow / 2;
+  uint32_t a[4][4], b[2][4];
+
+  __device__ __forceinline__ void load(const GramStage<T>& stage, int k) {
+    const int lane = device::lane_id();
 #pragma unroll
     for (int m = 0; m < 4; ++m)
-      device::ldmatrix_x4(a[m], left + swizzled(warp_row() + m * 16 + lane % 16, step * 2 + lane / 16));
+      device::ldmatrix_x4(a[m], stage.left + swizzled(warp_row() + m * 16 + lane % 16, k * 2 + lane / 16));
 #pragma unroll
     for (int n = 0; n < 2; ++n)
-      device::ldmatrix_x4(b[n], right + swizzled(warp_column() + lane % 8 / 2 * 8 + n * 4 + lane / 16 * 2 + lane % 2,
-                                                 step * 2 + lane / 8 % 2));
+      device::ldmatrix_x4(b[n],
+                          stage.right + swizzled(warp_column() + lane % 8 / 2 * 8 + n * 4 + lane / 16 * 2 + lane % 2,
+                                                 k * 2 + lane / 8 % 2));
+  }
+  __device__ __forceinline__ void multiply(const GramStage<T>&, int, GramTile& acc) const {
 #pragma unroll
     for (int m = 0; m < 4; ++m)
 #pragma unroll
       for (int n = 0; n < 4; ++n)
         device::mma_m16n8k16<T>(acc.part[m][n], a[m], b[n / 2][n % 2 * 2], b[n / 2][n % 2 * 2 + 1]);
   }
-}
+};
 
-// One stage in float32, each term by one FFMA in ascending order.
+// In float32 the four terms of a chunk, each by one FFMA in ascending order. The columns come one ahead of their use.
 template <>
-__device__ __forceinline__ void multiply_stage<float>(device::Shared<device::Vector<float>> left,
-                                                      device::Shared<device::Vector<float>> right, GramTile& acc) {
-#pragma unroll 1
-  for (int chunk = 0; chunk < kChunksPerRow; ++chunk) {
-    device::Vector<float> a[kRows];
+struct Fragments<float> {
+  static constexpr int kPerStage = kChunksPerRow;
+  device::Vector<float> a[kRows], b;
+
+  __device__ __forceinline__ void load(const GramStage<float>& stage, int k) {
 #pragma unroll
-    for (int r = 0; r < kRows; ++r) a[r] = left[swizzled(gram_row(r), chunk)];
+    for (int r = 0; r < kRows; ++r) a[r] = stage.left[row_place(r, k)];
+    b = stage.right[column_place(0, k)];
+  }
+  __device__ __forceinline__ void multiply(const GramStage<float>& stage, int k, GramTile& acc) const {
+    device::Vector<float> column = b;
 #pragma unroll
     for (int c = 0; c < kColumns; ++c) {
-      const device::Vector<float> b = right[swizzled(gram_column(c), chunk)];
+      device::Vector<float> next = column;
+      if (c + 1 < kColumns) next = stage.right[column_place(c + 1, k)];
 #pragma unroll
-      for (int r = 0; r < kRows; ++r)
+      for (int e = 0; e < 4; ++e)
 #pragma unroll
-        for (int k = 0; k < 4; ++k) acc.at(r, c) = fmaf(a[r].at[k], b.at[k], acc.at(r, c));
+        for (int r = 0; r < kRows; ++r) acc.at(r, c) = fmaf(a[r].at[e], column.at[e], acc.at(r, c));
+      column = next;
     }
   }
-}
+
+ private:
+  // swizzled(gram_row(r), k) and swizzled(gram_column(c), k): of what the thread decides there are four values each.
+  static __device__ __forceinline__ int row_place(int r, int k) {
+    const int group = device::lane_id() / 4;
+    return (warp_row() + group) * kChunksPerRow + (((k ^ r) & 3) ^ group / 2) + r * 8 * kChunksPerRow;
+  }
+  static __device__ __forceinline__ int column_place(int c, int k) {
+    const int in_group = device::lane_id() % 4;
+    return (warp_column() + in_group * 8) * kChunksPerRow + ((k ^ c / 2) ^ in_group) + c * kChunksPerRow;
+  }
+};
 
 __device__ __forceinline__ void clear(GramTile& tile) {
 #pragma unroll
@@ -157,35 +183,58 @@ __device__ __forceinline__ void clear(GramTile& tile) {
 // Dot products of left rows [left_first, +128) with right rows [right_first, +128), of equal width. Uses the first
 // kGramBytes of shared memory; what the block wrote elsewhere in shared memory before is visible after. Every sum takes
 // its terms in the same order, whatever its place in a tile: equal rows have equal products.
+//
+// Folded sums have an SM for each block, and the registers: fragments are read one step ahead of their use, so that a
+// stage is awaited before the last step of the one before. Where there are two blocks, one covers the other's waits.
 template <typename T, bool kFold>
 __device__ __forceinline__ void gram(const GramRows<T>& left, int left_first, const GramRows<T>& right, int right_first,
                                      GramTile& tile) {
-  constexpr int kHalf = kGramTile * kChunksPerRow;
+  constexpr bool kAhead = kFold;
+  constexpr int kEarly = kAhead;  // a stage is awaited one step before it is used
+  constexpr int kHalf = kGramTile * kChunksPerRow, kPerStage = Fragments<T>::kPerStage;
   constexpr int kFoldStages = kFoldTerms / (kChunksPerRow * device::kPerVector<T>);
   const device::Shared<device::Vector<T>> stages = device::shared<device::Vector<T>>(0, kGramStages * 2 * kHalf);
   const GramLoader<T> load_left(left, left_first), load_right(right, right_first);
   const int steps = (left.width + kChunksPerRow - 1) / kChunksPerRow;
 
+  const auto stage_of = [&](int step) {
+    const auto at = stages + step % kGramStages * 2 * kHalf;
+    return GramStage<T>{at, at + kHalf};
+  };
   const auto fetch = [&](int step) {
     if (step < steps) {
-      const int stage = step % kGramStages;
-      load_left.load(stages + stage * 2 * kHalf, step * kChunksPerRow);
-      load_right.load(stages + (stage * 2 + 1) * kHalf, step * kChunksPerRow);
+      const GramStage<T> stage = stage_of(step);
+      load_left.load(stage.left, step * kChunksPerRow);
+      load_right.load(stage.right, step * kChunksPerRow);
     }
     device::async_commit();  // an empty group, too, so that the count of groups tells the stage
   };
-  for (int step = 0; step < kGramStages - 1; ++step) fetch(step);
+  const auto next_stage = [&](int step) {
+    device::async_wait<kGramStages - kEarly - 2>();
+    __syncthreads();  // the stage has landed for all, and all are done with the one before the last
+    fetch(step + kGramStages - 1 - kEarly);
+    return stage_of(step);
+  };
+  for (int step = 0; step < kGramStages - 1 - kEarly; ++step) fetch(step);
 
   GramTile acc;
   clear(acc);
   if (kFold) clear(tile);
+  Fragments<T> fragments[2];
+  GramStage<T> stage;
+  if (kAhead) fragments[0].load(stage = next_stage(0), 0);
 #pragma unroll 1
   for (int step = 0; step < steps; ++step) {
-    device::async_wait<kGramStages - 2>();
-    __syncthreads();  // the stage has landed for all, and all are done with the one fetched next
-    fetch(step + kGramStages - 1);
-    const int stage = step % kGramStages;
-    multiply_stage<T>(stages + stage * 2 * kHalf, stages + (stage * 2 + 1) * kHalf, acc);
+    if (!kAhead) stage = next_stage(step);
+#pragma unroll
+    for (int k = 0; k < kPerStage; ++k) {
+      const GramStage<T> from = stage;
+      const bool last = k + 1 == kPerStage;
+      if (!kAhead) fragments[0].load(stage, k);
+      if (kAhead && last && step + 1 < steps) stage = next_stage(step + 1);
+      if (kAhead && (!last || step + 1 < steps)) fragments[(k + 1) % 2].load(stage, (k + 1) % kPerStage);
+      fragments[kAhead ? k % 2 : 0].multiply(from, k, acc);
+    }
     if (kFold && ((step + 1) % kFoldStages == 0 || step + 1 == steps)) {
 #pragma unroll
       for (int r = 0; r < kRows; ++r)

@@ -33,7 +33,8 @@ __device__ __forceinline__ float half_distance(float cosine) { return __saturate
 
 // The same, but NaN stays NaN.
 __device__ __forceinline__ float half_distance_or_nan(float cosine) {
-  return fmaf(cosine, 0.0f, half_distance(cosine));
+  const float half = half_distance(cosine);
+  return cosine == cosine ? half : cosine;
 }
 
 // Norms of the tile's rows and columns, [left 128][right 128], beside the stages.
