@@ -5,7 +5,13 @@
 
 namespace pact {
 
+// The words of the tile's rows in shared memory, [row 128][word 4].
 constexpr int kWordsPerTile = kGramTile / 32;
+constexpr unsigned kWordsOffset = kNormsOffset + kNormsBytes;
+constexpr unsigned kWordsBytes = kGramTile * kWordsPerTile * sizeof(uint32_t);
+__device__ __forceinline__ device::Shared<uint32_t> tile_words() {
+  return device::shared<uint32_t>(kWordsOffset, kGramTile * kWordsPerTile);
+}
 
 // Four rows of the thread's grid: bit 8 r + c says that pair (r, c) is far. Pairs come in ascending order.
 class FarBits {
@@ -48,28 +54,36 @@ __device__ __forceinline__ uint32_t transpose(uint32_t word) {
   return word;
 }
 
-// One 128-bit row of the tile or of its transpose by each thread, from the words of the tile's rows in shared memory.
-// On the diagonal they are one, and a token is near itself.
-__device__ __forceinline__ void store_bits(device::Shared<uint32_t> tile_words, PairTile tile, int n,
-                                           uint32_t* adjacency, int words) {
-  const int i = static_cast<int>(threadIdx.x) % kGramTile;
-  const bool mirror = static_cast<int>(threadIdx.x) >= kGramTile, diagonal = tile.row == tile.column;
-  if (mirror && diagonal) return;
+// Row i of the tile, or with `mirror` of its transpose, by a warp that has 32 of them. On the diagonal they are one,
+// and a token is near itself.
+__device__ __forceinline__ void store_row(int i, bool mirror, PairTile tile, int n, uint32_t* adjacency, int words) {
+  const device::Shared<uint32_t> from = tile_words();
+  const bool diagonal = tile.row == tile.column;
   uint32_t row[kWordsPerTile] = {};
   if (mirror || diagonal) {
 #pragma unroll
     for (int w = 0; w < kWordsPerTile; ++w)
-      row[w] = transpose(tile_words[(w * 32 + device::lane_id()) * kWordsPerTile + i / 32]);
+      row[w] = transpose(from[(w * 32 + device::lane_id()) * kWordsPerTile + i / 32]);
   }
   if (!mirror) {
     const bool self = diagonal && i < n - tile.row_first();
 #pragma unroll
     for (int w = 0; w < kWordsPerTile; ++w)
-      row[w] |= uint32_t(tile_words[i * kWordsPerTile + w]) | static_cast<uint32_t>(self && w == i / 32) << i % 32;
+      row[w] |= uint32_t(from[i * kWordsPerTile + w]) | static_cast<uint32_t>(self && w == i / 32) << i % 32;
   }
   const int64_t token = static_cast<int64_t>(mirror ? tile.column : tile.row) * kGramTile + i;
   const int64_t word = static_cast<int64_t>(mirror ? tile.row : tile.column) * kWordsPerTile;
   *reinterpret_cast<uint4*>(adjacency + token * words + word) = make_uint4(row[0], row[1], row[2], row[3]);
+}
+
+// The rows of the tile and of its transpose.
+template <typename Shape>
+__device__ __forceinline__ void store_bits(PairTile tile, int n, uint32_t* adjacency, int words) {
+#pragma unroll
+  for (int turn = 0; turn < 2 * kGramTile / Shape::kThreads; ++turn) {
+    const int i = turn * Shape::kThreads + static_cast<int>(threadIdx.x);
+    if (i < kGramTile || tile.row != tile.column) store_row(i % kGramTile, i >= kGramTile, tile, n, adjacency, words);
+  }
 }
 
 }  // namespace pact

@@ -10,11 +10,13 @@ cudaError_t run_nearest(const NearestParams& params) {
   if (error != cudaSuccess || params.capacity == 0) return error;
   return with_gram_type(params.tokens, [&](auto element, auto fold) {
     using T = decltype(element);
+    constexpr bool kFold = decltype(fold)::value;
     const int64_t token_tiles = gram_tiles(params.n), blocks = token_tiles * gram_tiles(params.capacity);
-    return launch_gram(nearest_kernel<T, decltype(fold)::value>, blocks, kNearestSharedBytes, params.stream,
-                       gram_rows<T>(params.tokens, params.n), gram_norms(params.tokens), params.token_index,
-                       params.token_count, gram_rows<T>(params.centers, params.capacity), gram_norms(params.centers),
-                       params.center_token, params.count, static_cast<unsigned>(token_tiles), params.nearest);
+    return launch_gram<ShapeFor<kFold>::kThreads>(
+        nearest_kernel<T, kFold>, blocks, kNearestSharedBytes, params.stream, gram_rows<T>(params.tokens, params.n),
+        gram_norms(params.tokens), params.token_index, params.token_count,
+        gram_rows<T>(params.centers, params.capacity), gram_norms(params.centers), params.center_token, params.count,
+        static_cast<unsigned>(token_tiles), params.nearest);
   });
 }
 

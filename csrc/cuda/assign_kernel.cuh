@@ -12,53 +12,53 @@
 namespace pact {
 
 constexpr unsigned kCenterTokensOffset = kNormsOffset + kNormsBytes;
-constexpr unsigned kNearestOffset = kCenterTokensOffset + kGramTile * sizeof(int);  // [token 128][warp column]
-constexpr unsigned kNearestSharedBytes = kNearestOffset + kGramTile * kWarpsAcross * sizeof(NearestKey);
+constexpr unsigned kNearestOffset = kCenterTokensOffset + kGramTile * sizeof(int);  // [token 128][panel]
+constexpr unsigned kNearestSharedBytes = kNearestOffset + kGramTile * kPanelsAcross * sizeof(NearestKey);
 
-// What a warp needs beside the tile to tell its centres' and tokens' numbers apart.
+// What is needed beside the products to tell its centres' and tokens' numbers apart.
 struct NearestNumbers {
   const int* token_index;  // or null for 0..n-1
   int first, token_count, center_first;
 };
 
-// The nearest centre of each of the warp's rows, to shared memory. kWhole: all its rows and columns are there and
+// The nearest centre of each of the panel's rows, to shared memory. kAll: all its rows and columns are there and
 // regular, so that a token's distance to itself comes out as 0.
-template <bool kWhole>
-__device__ __forceinline__ void nearest_of_warp(GramTile& dot, const NearestNumbers& numbers) {
+template <bool kAll>
+__device__ __forceinline__ void nearest_of_panel(GramTile& panel, PanelPlace place, const NearestNumbers& numbers) {
   const device::Shared<int> center_tokens = device::shared<int>(kCenterTokensOffset, kGramTile);
-  const device::Shared<NearestKey> parts = device::shared<NearestKey>(kNearestOffset, kGramTile * kWarpsAcross);
+  const device::Shared<NearestKey> parts = device::shared<NearestKey>(kNearestOffset, kGramTile * kPanelsAcross);
   NearestKey best[4];
   unsigned nearest = 0;
   int column = -1, token = 0;
   for_each_cosine(
-      dot,
+      panel, place,
       [&](int r, int c, float cosine) {
         if (c == 0) {
           nearest = ~0u;
           column = -1;
-          if constexpr (!kWhole) {
-            token = numbers.first + gram_row(r);
+          if constexpr (!kAll) {
+            token = numbers.first + place.row(r);
             if (numbers.token_index && token < numbers.token_count) token = numbers.token_index[token];
           }
         }
         unsigned bits;
-        if constexpr (kWhole) {
+        if constexpr (kAll) {
           bits = __float_as_uint(half_distance(cosine));
         } else {
-          const int center = center_tokens[gram_column(c)];
+          const int center = center_tokens[place.column(c)];
           bits = distance_bits(half_distance_or_nan(cosine)) & (center == token ? 0 : ~0u);
           bits |= center < 0 ? ~0u : 0;
         }
-        const bool nearer = (kWhole && c == 0) || bits < nearest;
+        const bool nearer = (kAll && c == 0) || bits < nearest;
         nearest = nearer ? bits : nearest;
         column = nearer ? c : column;
       },
       [&](int r) {
-        const unsigned position = static_cast<unsigned>(numbers.center_first + gram_column(column));
-        best[r % 4] = !kWhole && column < 0 ? kNoCenter : nearest_key(nearest, position);
+        const unsigned position = static_cast<unsigned>(numbers.center_first + place.column(column));
+        best[r % 4] = !kAll && column < 0 ? kNoCenter : nearest_key(nearest, position);
         if (r % 4 != 3) return;
-        const int row = gram_row(r - 3 + device::lane_id() % 4);
-        parts[row * kWarpsAcross + warp_column() / kWarpColumns] = combine_rows(best, smaller);
+        const int row = place.row(r - 3 + device::lane_id() % 4);
+        parts[row * kPanelsAcross + place.first_column / kPanelColumns] = combine_rows(best, smaller);
       });
 }
 
@@ -66,7 +66,7 @@ __device__ __forceinline__ void nearest_of_warp(GramTile& dot, const NearestNumb
 // width]; center_token: [capacity], < 0 for no centre; count: device or null for capacity; nearest: [n], kNoCenter
 // before.
 template <typename T, bool kFold>
-__global__ void __launch_bounds__(kGramThreads, gram_blocks_per_sm(kFold))
+__global__ void __launch_bounds__(ShapeFor<kFold>::kThreads, gram_blocks_per_sm(kFold))
     nearest_kernel(GramRows<T> tokens, GramNorms token_inv_norm, const int* __restrict__ token_index,
                    const int* __restrict__ token_count, GramRows<T> centers, GramNorms center_inv_norm,
                    const int* __restrict__ center_token, const int* __restrict__ count, unsigned token_tiles,
@@ -77,29 +77,32 @@ __global__ void __launch_bounds__(kGramThreads, gram_blocks_per_sm(kFold))
   if (token_count) tokens.count = max(0, min(tokens.count, *token_count));
   if (center_first >= centers.count || first >= tokens.count) return;
 
+  using Shape = ShapeFor<kFold>;
   const int thread = static_cast<int>(threadIdx.x);
-  stage_norms(token_inv_norm, first, tokens.count, center_inv_norm, center_first, centers.count);
-  if (thread >= kGramTile) {
-    const int column = thread - kGramTile;
+  stage_norms<Shape>(token_inv_norm, first, tokens.count, center_inv_norm, center_first, centers.count);
+  if (thread >= Shape::kThreads - kGramTile) {  // who staged the norms of column t, in the last turn
+    const int column = thread - (Shape::kThreads - kGramTile);
     const int token = column < centers.count - center_first ? center_token[center_first + column] : -1;
     device::shared<int>(kCenterTokensOffset, kGramTile)[column] = token;
-    if (token < 0) tile_norms()[thread] = make_float2(0, 0);  // no regular column
+    if (token < 0) tile_norms()[kGramTile + column] = make_float2(0, 0);  // no regular column
   }
-  GramTile dot;
-  gram<T, kFold>(tokens, first, centers, center_first, dot);
+  GramTile dot[Shape::kPanels];
+  gram<T, kFold, Shape>(tokens, first, centers, center_first, dot);
 
   const NearestNumbers numbers{token_index, first, tokens.count, center_first};
-  if (warp_is_regular())
-    nearest_of_warp<true>(dot, numbers);
-  else
-    nearest_of_warp<false>(dot, numbers);
+  for_each_panel<Shape>(dot, [&](GramTile& panel, PanelPlace place) {
+    if (is_regular(place))
+      nearest_of_panel<true>(panel, place, numbers);
+    else
+      nearest_of_panel<false>(panel, place, numbers);
+  });
   __syncthreads();
 
   if (thread >= kGramTile || thread >= tokens.count - first) return;
-  const device::Shared<NearestKey> parts = device::shared<NearestKey>(kNearestOffset, kGramTile * kWarpsAcross);
+  const device::Shared<NearestKey> parts = device::shared<NearestKey>(kNearestOffset, kGramTile * kPanelsAcross);
   NearestKey key = kNoCenter;
 #pragma unroll
-  for (int w = 0; w < kWarpsAcross; ++w) key = smaller(key, parts[thread * kWarpsAcross + w]);
+  for (int p = 0; p < kPanelsAcross; ++p) key = smaller(key, parts[thread * kPanelsAcross + p]);
   atomicMin(nearest + first + thread, doubled(key));
 }
 

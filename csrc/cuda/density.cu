@@ -7,9 +7,9 @@ namespace {
 
 template <typename T, bool kFold, bool kGaussian>
 cudaError_t launch(const DensityParams& p) {
-  return launch_gram(density_kernel<T, kFold, kGaussian>, pair_tiles(p.n), kDensitySharedBytes, p.stream,
-                     gram_rows<T>(p.keys, p.n), gram_norms(p.keys), term_factor(p.exponent, p.gaussian), p.density,
-                     p.cutoff / 2, p.adjacency, p.words);
+  return launch_gram<ShapeFor<kFold>::kThreads>(
+      density_kernel<T, kFold, kGaussian>, pair_tiles(p.n), kDensitySharedBytes, p.stream, gram_rows<T>(p.keys, p.n),
+      gram_norms(p.keys), term_factor(p.exponent, p.gaussian), p.density, p.cutoff / 2, p.adjacency, p.words);
 }
 
 }  // namespace

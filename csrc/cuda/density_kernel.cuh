@@ -19,10 +19,9 @@ namespace pact {
 
 using DensitySum = unsigned long long;
 
-constexpr unsigned kRowPartsOffset = kNormsOffset + kNormsBytes;  // [row 128][warp column]
-constexpr unsigned kColumnPartsOffset = kRowPartsOffset + kGramTile * kWarpsAcross * sizeof(DensitySum);
-constexpr unsigned kWordsOffset = kColumnPartsOffset + kGramTile * kWarpsDown * sizeof(DensitySum);  // [row 128][word]
-constexpr unsigned kDensitySharedBytes = kWordsOffset + kGramTile * kWordsPerTile * sizeof(uint32_t);
+constexpr unsigned kRowPartsOffset = kWordsOffset + kWordsBytes;  // [row 128][panel]
+constexpr unsigned kColumnPartsOffset = kRowPartsOffset + kGramTile * kPanelsAcross * sizeof(DensitySum);
+constexpr unsigned kDensitySharedBytes = kColumnPartsOffset + kGramTile * kPanelsDown * sizeof(DensitySum);
 
 // Added once for a token with NaN or Inf in its key; densities of n < 2^30 tokens stay below it.
 constexpr DensitySum kDensityNan = 1ull << 62;
@@ -44,69 +43,83 @@ inline float term_factor(float exponent, bool gaussian) {
   return static_cast<float>(std::clamp(factor, -kLargest, kLargest));
 }
 
-// The warp's pairs, to the block's words and to the sums of its rows and columns.
-template <bool kGaussian, bool kWhole>
-__device__ __forceinline__ void add_pairs(GramTile& dot, const CountedPairs& counted, float factor, float half_cutoff) {
-  const device::Shared<DensitySum> row_parts = device::shared<DensitySum>(kRowPartsOffset, kGramTile * kWarpsAcross);
+// The panel's pairs, to the block's words and to the sums of its rows and columns.
+template <bool kGaussian, bool kAll>
+__device__ __forceinline__ void add_pairs(GramTile& panel, const CountedPairs& counted, float factor,
+                                          float half_cutoff) {
+  const device::Shared<DensitySum> row_parts = device::shared<DensitySum>(kRowPartsOffset, kGramTile * kPanelsAcross);
   const device::Shared<DensitySum> column_parts =
-      device::shared<DensitySum>(kColumnPartsOffset, kGramTile * kWarpsDown);
-  const device::Shared<uint32_t> words = device::shared<uint32_t>(kWordsOffset, kGramTile * kWordsPerTile);
+      device::shared<DensitySum>(kColumnPartsOffset, kGramTile * kPanelsDown);
+  const device::Shared<uint32_t> words = tile_words();
+  const PanelPlace place = counted.place();
   const auto add = [](DensitySum a, DensitySum b) { return a + b; };
   DensitySum row_sum[4] = {}, column_sum[kColumns] = {};
   FarBits far;
-  for_each_pair<kWhole>(
-      dot, counted,
+  for_each_pair<kAll>(
+      panel, counted,
       [&](int r, int c, float half, bool counts) {
         const unsigned term = counts ? density_term<kGaussian>(half, factor) : 0;
         row_sum[r % 4] = (c ? row_sum[r % 4] : 0) + term;
         column_sum[c] += term;
-        if constexpr (kWhole)
+        if constexpr (kAll)
           far.add(half_cutoff - half);
         else
           far.add(counts && half <= half_cutoff ? 0.0f : -1.0f);
       },
       [&](int r) {  // four rows at a time, for the sake of registers
         if (r % 4 != 3) return;
-        const int row = gram_row(r - 3 + device::lane_id() % 4);
-        row_parts[row * kWarpsAcross + warp_column() / kWarpColumns] = combine_rows(row_sum, add);
-        words[row * kWordsPerTile + warp_column() / 32] = row_word(far.near_rows());
+        const int row = place.row(r - 3 + device::lane_id() % 4);
+        row_parts[row * kPanelsAcross + place.first_column / kPanelColumns] = combine_rows(row_sum, add);
+        words[row * kWordsPerTile + place.first_column / 32] = row_word(far.near_rows());
       });
-  column_parts[gram_column(device::lane_id() / 4) * kWarpsDown + warp_row() / kWarpRows] =
+  column_parts[place.column(device::lane_id() / 4) * kPanelsDown + place.first_row / kPanelRows] =
       combine_columns(column_sum, add);
+}
+
+template <int kParts>
+__device__ __forceinline__ DensitySum sum_of_parts(unsigned offset, int i) {
+  const device::Shared<DensitySum> parts = device::shared<DensitySum>(offset, kGramTile * kParts);
+  DensitySum sum = 0;
+#pragma unroll
+  for (int p = 0; p < kParts; ++p) sum += parts[i * kParts + p];
+  return sum;
+}
+
+// The parts of row i of the tile, or of column i - 128, to its token's density, in units of 2^-32.
+__device__ __forceinline__ void add_sum(PairTile tile, int i, int n, GramNorms inv_norm, DensitySum* density) {
+  const bool is_row = i < kGramTile;
+  const int64_t token = is_row ? int64_t{tile.row_first()} + i : int64_t{tile.column_first()} + i - kGramTile;
+  if (token >= n) return;
+  DensitySum sum = 2 * (is_row ? sum_of_parts<kPanelsAcross>(kRowPartsOffset, i)
+                               : sum_of_parts<kPanelsDown>(kColumnPartsOffset, i - kGramTile));
+  if (tile.row == tile.column && is_row) sum += isnan(inv_norm[token]) ? kDensityNan : kDensityOne;
+  atomicAdd(density + token, sum);
 }
 
 // keys: [n, width]; density: [n], zero before; adjacency: [tiles * 128][words], words a multiple of 4, or null.
 template <typename T, bool kFold, bool kGaussian>
-__global__ void __launch_bounds__(kGramThreads, gram_blocks_per_sm(kFold))
+__global__ void __launch_bounds__(ShapeFor<kFold>::kThreads, gram_blocks_per_sm(kFold))
     density_kernel(GramRows<T> keys, GramNorms inv_norm, float factor, DensitySum* __restrict__ density,
                    float half_cutoff, uint32_t* __restrict__ adjacency, int words) {
+  using Shape = ShapeFor<kFold>;
   const PairTile tile = pair_tile(blockIdx.x);
-  stage_norms(inv_norm, tile.row_first(), keys.count, inv_norm, tile.column_first(), keys.count);
-  GramTile dot;
-  gram<T, kFold>(keys, tile.row_first(), keys, tile.column_first(), dot);
+  stage_norms<Shape>(inv_norm, tile.row_first(), keys.count, inv_norm, tile.column_first(), keys.count);
+  GramTile dot[Shape::kPanels];
+  gram<T, kFold, Shape>(keys, tile.row_first(), keys, tile.column_first(), dot);
 
-  const CountedPairs counted(tile, keys.count);
-  if (counted.whole_warp())
-    add_pairs<kGaussian, true>(dot, counted, factor, half_cutoff);
-  else
-    add_pairs<kGaussian, false>(dot, counted, factor, half_cutoff);
+  for_each_panel<Shape>(dot, [&](GramTile& panel, PanelPlace place) {
+    const CountedPairs counted(tile, place, keys.count);
+    if (counted.all())
+      add_pairs<kGaussian, true>(panel, counted, factor, half_cutoff);
+    else
+      add_pairs<kGaussian, false>(panel, counted, factor, half_cutoff);
+  });
   __syncthreads();
 
-  const int i = static_cast<int>(threadIdx.x);
-  const bool is_row = i < kGramTile;
-  const int64_t token = is_row ? int64_t{tile.row_first()} + i : int64_t{tile.column_first()} + i - kGramTile;
-  if (token < keys.count) {
-    const int parts = is_row ? kWarpsAcross : kWarpsDown;
-    const device::Shared<DensitySum> part = device::shared<DensitySum>(is_row ? kRowPartsOffset : kColumnPartsOffset,
-                                                                       static_cast<unsigned>(kGramTile * parts));
-    DensitySum sum = 0;
-    for (int w = 0; w < parts; ++w) sum += part[i % kGramTile * parts + w];
-    sum *= 2;  // units of 2^-32
-    if (tile.row == tile.column && is_row) sum += isnan(inv_norm[token]) ? kDensityNan : kDensityOne;
-    atomicAdd(density + token, sum);
-  }
-  if (adjacency)
-    store_bits(device::shared<uint32_t>(kWordsOffset, kGramTile * kWordsPerTile), tile, keys.count, adjacency, words);
+#pragma unroll
+  for (int turn = 0; turn < 2 * kGramTile / Shape::kThreads; ++turn)
+    add_sum(tile, turn * Shape::kThreads + static_cast<int>(threadIdx.x), keys.count, inv_norm, density);
+  if (adjacency) store_bits<Shape>(tile, keys.count, adjacency, words);
 }
 
 __global__ void __launch_bounds__(kGramThreads)

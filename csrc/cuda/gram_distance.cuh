@@ -46,35 +46,41 @@ __device__ __forceinline__ device::Shared<float2> tile_norms() {
 }
 
 // Zeros beyond the last row. Before gram(), which orders it with what reads the norms.
+template <typename Shape>
 __device__ __forceinline__ void stage_norms(GramNorms left, int left_first, int left_count, GramNorms right,
                                             int right_first, int right_count) {
-  const int t = static_cast<int>(threadIdx.x);
-  const bool is_left = t < kGramTile;
-  const int64_t row = (is_left ? int64_t{left_first} : int64_t{right_first} - kGramTile) + t;
-  const bool valid = row < (is_left ? left_count : right_count);
-  tile_norms()[t] = split_norm(valid ? (is_left ? left : right)[row] : 0.0);
+#pragma unroll
+  for (int turn = 0; turn < 2 * kGramTile / Shape::kThreads; ++turn) {
+    const int t = turn * Shape::kThreads + static_cast<int>(threadIdx.x);
+    const bool is_left = t < kGramTile;
+    const int64_t row = (is_left ? int64_t{left_first} : int64_t{right_first} - kGramTile) + t;
+    const bool valid = row < (is_left ? left_count : right_count);
+    tile_norms()[t] = split_norm(valid ? (is_left ? left : right)[row] : 0.0);
+  }
 }
 
-// Whether all the warp's rows and columns are there, none is zero, NaN or Inf, and `also` holds.
-__device__ __forceinline__ bool warp_is_regular(bool also = true) {
+// Whether all the panel's rows and columns are there, none is zero, NaN or Inf, and `also` holds: the same for the
+// warp.
+__device__ __forceinline__ bool is_regular(PanelPlace place, bool also = true) {
   const device::Shared<float2> norms = tile_norms();
-  const int row = warp_row() + device::lane_id(), column = kGramTile + warp_column() + device::lane_id();
+  const int row = place.first_row + device::lane_id(), column = kGramTile + place.first_column + device::lane_id();
   const float2 a = norms[row], b = norms[row + 32], c = norms[column];
   return __all_sync(device::kAllLanes, also && a.x > 0 && b.x > 0 && c.x > 0);
 }
 
-// Calls f(r, c, cosine) for the thread's part of the tile, and row_done(r) after the last of row r.
+// Calls f(r, c, cosine) for the thread's part of the panel, and row_done(r) after the last of row r.
 template <typename F, typename RowDone>
-__device__ __forceinline__ void for_each_cosine(GramTile& tile, const F& f, const RowDone& row_done) {
+__device__ __forceinline__ void for_each_cosine(GramTile& panel, PanelPlace place, const F& f,
+                                                const RowDone& row_done) {
   const device::Shared<float2> norms = tile_norms();
   float2 column[kColumns];
 #pragma unroll
-  for (int c = 0; c < kColumns; ++c) column[c] = norms[kGramTile + gram_column(c)];
+  for (int c = 0; c < kColumns; ++c) column[c] = norms[kGramTile + place.column(c)];
 #pragma unroll
   for (int r = 0; r < kRows; ++r) {
-    const float2 row = norms[gram_row(r)];
+    const float2 row = norms[place.row(r)];
 #pragma unroll
-    for (int c = 0; c < kColumns; ++c) f(r, c, cosine(tile.at(r, c), row, column[c]));
+    for (int c = 0; c < kColumns; ++c) f(r, c, cosine(panel.at(r, c), row, column[c]));
     row_done(r);
   }
 }

@@ -57,14 +57,14 @@ cudaError_t with_gram_type(const DeviceRows& rows, const F& f) {
   return cudaErrorInvalidValue;
 }
 
-template <typename... Params, typename... Args>
+template <int kThreads = kGramThreads, typename... Params, typename... Args>
 cudaError_t launch_gram(void (*kernel)(Params...), int64_t blocks, unsigned shared_bytes, cudaStream_t stream,
                         Args... args) {
   if (blocks > 0x7fffffff) return cudaErrorInvalidConfiguration;
   const cudaError_t error =
       cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared_bytes));
   if (error != cudaSuccess) return error;
-  kernel<<<static_cast<unsigned>(blocks), kGramThreads, shared_bytes, stream>>>(args...);
+  kernel<<<static_cast<unsigned>(blocks), kThreads, shared_bytes, stream>>>(args...);
   return cudaGetLastError();
 }
 

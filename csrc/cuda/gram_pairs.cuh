@@ -26,34 +26,33 @@ __device__ __forceinline__ PairTile pair_tile(unsigned block) {
   return {static_cast<int>(block - before(column)), static_cast<int>(column)};
 }
 
-// The thread's pairs that count: i < j < n.
+// The thread's pairs of a panel that count: i < j < n.
 class CountedPairs {
  public:
-  __device__ __forceinline__ CountedPairs(PairTile tile, int n)
-      : ahead_(tile.column_first() + gram_column(0) - tile.row_first() - gram_row(0)),
-        columns_(n - tile.column_first() - gram_column(0)) {}
-  __device__ __forceinline__ bool operator()(int r, int c) const {
-    return gram_row(r) - gram_row(0) < ahead_ + c && c < columns_;
-  }
-  // Whether all the warp's pairs count, and none has a distance of NaN.
-  __device__ __forceinline__ bool whole_warp() const {
-    return warp_is_regular(gram_row(kRows - 1) - gram_row(0) < ahead_);
-  }
+  __device__ __forceinline__ CountedPairs(PairTile tile, PanelPlace place, int n)
+      : place_(place),
+        ahead_(tile.column_first() + place.column(0) - tile.row_first() - place.row(0)),
+        columns_(n - tile.column_first() - place.column(0)) {}
+  __device__ __forceinline__ bool operator()(int r, int c) const { return r * 8 < ahead_ + c && c < columns_; }
+  // Whether all the panel's pairs count, and none has a distance of NaN.
+  __device__ __forceinline__ bool all() const { return is_regular(place_, (kRows - 1) * 8 < ahead_); }
+  __device__ __forceinline__ PanelPlace place() const { return place_; }
 
  private:
+  PanelPlace place_;
   int ahead_;    // how far the thread's first column is ahead of its first row
   int columns_;  // tokens from its first column to the last
 };
 
-// Calls f(r, c, half distance, counts) for the thread's part of the tile, `counts` being true at compile time when
-// kWhole says that all the warp's pairs count; and row_done(r) after the last of row r.
-template <bool kWhole, typename F, typename RowDone>
-__device__ __forceinline__ void for_each_pair(GramTile& tile, const CountedPairs& counted, const F& f,
+// Calls f(r, c, half distance, counts) for the thread's part of the panel, `counts` being true at compile time when
+// kAll says that all the panel's pairs count; and row_done(r) after the last of row r.
+template <bool kAll, typename F, typename RowDone>
+__device__ __forceinline__ void for_each_pair(GramTile& panel, const CountedPairs& counted, const F& f,
                                               const RowDone& row_done) {
   for_each_cosine(
-      tile,
+      panel, counted.place(),
       [&](int r, int c, float cosine) {
-        if constexpr (kWhole)
+        if constexpr (kAll)
           f(r, c, half_distance(cosine), true);
         else
           f(r, c, half_distance_or_nan(cosine), counted(r, c));

@@ -23,8 +23,10 @@ cudaError_t run_greedy_start(const GreedyStartParams& p) {
 cudaError_t run_farthest_pair(const FarthestPairParams& p) {
   return with_gram_type(p.keys, [&](auto element, auto fold) {
     using T = decltype(element);
-    return launch_gram(farthest_pair_kernel<T, decltype(fold)::value>, pair_tiles(p.n),
-                       kMaxDistanceSharedBytes<GreedyKey>, p.stream, gram_rows<T>(p.keys, p.n), p.inv_norm, p.slot);
+    constexpr bool kFold = decltype(fold)::value;
+    return launch_gram<ShapeFor<kFold>::kThreads>(farthest_pair_kernel<T, kFold>, pair_tiles(p.n),
+                                                  kMaxDistanceSharedBytes<GreedyKey>, p.stream,
+                                                  gram_rows<T>(p.keys, p.n), p.inv_norm, p.slot);
   });
 }
 

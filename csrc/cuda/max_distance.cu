@@ -9,9 +9,10 @@ cudaError_t run_max_distance(const MaxDistanceParams& params) {
   if (error != cudaSuccess) return error;
   return with_gram_type(params.keys, [&](auto element, auto fold) {
     using T = decltype(element);
-    return launch_gram(max_distance_kernel<T, decltype(fold)::value>, pair_tiles(params.n),
-                       kMaxDistanceSharedBytes<unsigned>, params.stream, gram_rows<T>(params.keys, params.n),
-                       params.inv_norm, reinterpret_cast<unsigned*>(params.largest));
+    constexpr bool kFold = decltype(fold)::value;
+    return launch_gram<ShapeFor<kFold>::kThreads>(
+        max_distance_kernel<T, kFold>, pair_tiles(params.n), kMaxDistanceSharedBytes<unsigned>, params.stream,
+        gram_rows<T>(params.keys, params.n), params.inv_norm, reinterpret_cast<unsigned*>(params.largest));
   });
 }
 

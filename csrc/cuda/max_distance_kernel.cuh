@@ -24,19 +24,19 @@ __device__ __forceinline__ Key pair_key(unsigned bits, int i) {
 }
 
 // Of the thread's pairs.
-template <typename Key, bool kWhole>
-__device__ __forceinline__ Key largest_of_thread(GramTile& dot, const CountedPairs& counted, int row_first) {
+template <typename Key, bool kAll>
+__device__ __forceinline__ Key largest_of_thread(GramTile& panel, const CountedPairs& counted, int row_first) {
   Key largest = 0;
   unsigned of_row = 0;
-  for_each_pair<kWhole>(
-      dot, counted,
+  for_each_pair<kAll>(
+      panel, counted,
       [&](int, int c, float half, bool counts) {
-        const unsigned bits = kWhole ? __float_as_uint(half) : distance_bits(half) & (counts ? ~0u : 0u);
+        const unsigned bits = kAll ? __float_as_uint(half) : distance_bits(half) & (counts ? ~0u : 0u);
         of_row = c ? max(of_row, bits) : bits;
       },
       [&](int r) {
         const unsigned bits = distance_bits(2 * __uint_as_float(of_row));
-        largest = max(largest, pair_key<Key>(bits, row_first + gram_row(r)));
+        largest = max(largest, pair_key<Key>(bits, row_first + counted.place().row(r)));
       });
   return largest;
 }
@@ -46,34 +46,39 @@ __device__ __forceinline__ Key largest_of_thread(GramTile& dot, const CountedPai
 template <typename T, bool kFold, typename Key>
 __device__ __forceinline__ void largest_of_pairs(const GramRows<T>& keys, const double* __restrict__ inv_norm,
                                                  Key* __restrict__ result) {
+  using Shape = ShapeFor<kFold>;
+  constexpr int kWarps = Shape::kThreads / 32;
   const PairTile tile = pair_tile(blockIdx.x);
-  stage_norms(inv_norm, tile.row_first(), keys.count, inv_norm, tile.column_first(), keys.count);
-  GramTile dot;
-  gram<T, kFold>(keys, tile.row_first(), keys, tile.column_first(), dot);
+  stage_norms<Shape>(inv_norm, tile.row_first(), keys.count, inv_norm, tile.column_first(), keys.count);
+  GramTile dot[Shape::kPanels];
+  gram<T, kFold, Shape>(keys, tile.row_first(), keys, tile.column_first(), dot);
 
-  const CountedPairs counted(tile, keys.count);
-  Key largest = counted.whole_warp() ? largest_of_thread<Key, true>(dot, counted, tile.row_first())
-                                     : largest_of_thread<Key, false>(dot, counted, tile.row_first());
+  Key largest = 0;
+  for_each_panel<Shape>(dot, [&](GramTile& panel, PanelPlace place) {
+    const CountedPairs counted(tile, place, keys.count);
+    largest = max(largest, counted.all() ? largest_of_thread<Key, true>(panel, counted, tile.row_first())
+                                         : largest_of_thread<Key, false>(panel, counted, tile.row_first()));
+  });
   largest = device::warp_max(largest);
-  const device::Shared<Key> maxima = device::shared<Key>(kWarpMaximaOffset, kGramThreads / 32);
+  const device::Shared<Key> maxima = device::shared<Key>(kWarpMaximaOffset, kWarps);
   if (device::lane_id() == 0) maxima[device::warp_id()] = largest;
   __syncthreads();
   if (device::warp_id() > 0) return;
-  largest = device::lane_id() < kGramThreads / 32 ? Key(maxima[device::lane_id()]) : Key(0);
+  largest = device::lane_id() < kWarps ? Key(maxima[device::lane_id()]) : Key(0);
   largest = device::warp_max(largest);
   if (device::lane_id() == 0) atomicMax(result, largest);
 }
 
 // keys: [n, width]; largest_bits: zero before.
 template <typename T, bool kFold>
-__global__ void __launch_bounds__(kGramThreads, gram_blocks_per_sm(kFold))
+__global__ void __launch_bounds__(ShapeFor<kFold>::kThreads, gram_blocks_per_sm(kFold))
     max_distance_kernel(GramRows<T> keys, const double* __restrict__ inv_norm, unsigned* __restrict__ largest_bits) {
   largest_of_pairs<T, kFold>(keys, inv_norm, largest_bits);
 }
 
 // slot: zero before.
 template <typename T, bool kFold>
-__global__ void __launch_bounds__(kGramThreads, gram_blocks_per_sm(kFold))
+__global__ void __launch_bounds__(ShapeFor<kFold>::kThreads, gram_blocks_per_sm(kFold))
     farthest_pair_kernel(GramRows<T> keys, const double* __restrict__ inv_norm, GreedyKey* __restrict__ slot) {
   largest_of_pairs<T, kFold>(keys, inv_norm, slot);
 }

@@ -15,8 +15,10 @@ cudaError_t run_nearest_denser(const NearestDenserParams& p) {
   if (error != cudaSuccess) return error;
   error = with_gram_type(p.keys, [&](auto element, auto fold) {
     using T = decltype(element);
-    return launch_gram(nearest_denser_kernel<T, decltype(fold)::value>, pair_tiles(p.n), kNearestDenserSharedBytes,
-                       p.stream, gram_rows<T>(p.keys, p.n), gram_norms(p.keys), p.order, p.nearest, p.farthest);
+    constexpr bool kFold = decltype(fold)::value;
+    return launch_gram<ShapeFor<kFold>::kThreads>(nearest_denser_kernel<T, kFold>, pair_tiles(p.n),
+                                                  kNearestDenserSharedBytes, p.stream, gram_rows<T>(p.keys, p.n),
+                                                  gram_norms(p.keys), p.order, p.nearest, p.farthest);
   });
   if (error != cudaSuccess) return error;
   const unsigned blocks = static_cast<unsigned>((int64_t{p.n} + kGramThreads - 1) / kGramThreads);

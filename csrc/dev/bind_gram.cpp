@@ -66,7 +66,7 @@ void density(const std::string& dtype, py::array keys, py::array inv_norm, Optio
     using T = decltype(element);
     constexpr bool kFold = decltype(fold)::value;
     const auto kernel = gaussian ? density_kernel<T, kFold, true> : density_kernel<T, kFold, false>;
-    emulator::launch(kernel, unsigned(pair_tiles(n)), kGramThreads, kDensitySharedBytes, seed, false,
+    emulator::launch(kernel, unsigned(pair_tiles(n)), ShapeFor<kFold>::kThreads, kDensitySharedBytes, seed, false,
                      gram_rows<T>(keys, index), gram_norms(inv_norm, index), term_factor(exponent, gaussian),
                      data<DensitySum>(density), cutoff / 2, data<uint32_t>(adjacency),
                      adjacency ? int(adjacency->shape(1)) : 0);
@@ -83,8 +83,8 @@ void max_distance(const std::string& dtype, py::array keys, py::array inv_norm, 
   with_gram_type(dtype, keys, [&](auto element, auto fold) {
     using T = decltype(element);
     emulator::launch(max_distance_kernel<T, decltype(fold)::value>, unsigned(pair_tiles(int(keys.shape(0)))),
-                     kGramThreads, kMaxDistanceSharedBytes<unsigned>, seed, false, gram_rows<T>(keys),
-                     data<const double>(inv_norm), data<unsigned>(largest));
+                     ShapeFor<decltype(fold)::value>::kThreads, kMaxDistanceSharedBytes<unsigned>, seed, false,
+                     gram_rows<T>(keys), data<const double>(inv_norm), data<unsigned>(largest));
   });
 }
 
@@ -96,8 +96,9 @@ void nearest(const std::string& dtype, py::array tokens, py::array token_inv_nor
     const GramRows<T> token_list = gram_rows<T>(tokens, token_rows), center_list = gram_rows<T>(centers, center_rows);
     const int tiles = gram_tiles(token_list.count);
     emulator::launch(nearest_kernel<T, decltype(fold)::value>,
-                     unsigned(tiles) * unsigned(gram_tiles(center_list.count)), kGramThreads, kNearestSharedBytes, seed,
-                     false, token_list, gram_norms(token_inv_norm, token_rows), data<const int>(token_index),
+                     unsigned(tiles) * unsigned(gram_tiles(center_list.count)),
+                     ShapeFor<decltype(fold)::value>::kThreads, kNearestSharedBytes, seed, false, token_list,
+                     gram_norms(token_inv_norm, token_rows), data<const int>(token_index),
                      static_cast<const int*>(nullptr), center_list, gram_norms(center_inv_norm, center_rows),
                      data<const int>(center_token), data<const int>(count), unsigned(tiles), data<NearestKey>(nearest));
   });
