@@ -123,6 +123,28 @@ def test_duplicates_receive_the_same_bits(backend, q):
     assert (received == received[0]).all()
 
 
+@pytest.mark.parametrize("far", [None, 1e8, 1e38])
+def test_duplicates_in_whole_and_masked_tiles_receive_the_same_bits(backend, far):
+    """On CUDA tiles that all queries see as a whole go another way, and so do rows of logits beyond 2^20."""
+    queries, keys = inputs(129, 130, 1, 1, 8, device=backend.device)
+    if far:
+        queries[5] *= far
+    received = ops.received_attention(queries, keys.repeat(2, 1, 1), causal=False, scale=1.0).view(2, 130)
+    assert torch.equal(received[0], received[1])
+    assert received.double().sum().item() == pytest.approx(1, abs=2e-6)
+
+
+@pytest.mark.parametrize("least", [2.0**20 - 0.125, 2.0**20 - 1, -(2.0**20), -(2.0**20) - 0.125])
+@pytest.mark.parametrize("ascending", [False, True])
+def test_logits_on_either_side_of_2_to_the_20th(backend, least, ascending):
+    """Exact in float32. On CUDA rows go another way beyond: the largest logit gets there in the first tile of keys, in
+    the second, or by another warp."""
+    logits = torch.tensor([0.0, 0.125, 1.0])[torch.randint(3, (300,))].sort(descending=not ascending).values + least
+    keys = logits.float()[:, None].to(backend.device)
+    received = ops.received_attention(torch.ones(2, 1, device=backend.device), keys, causal=False, scale=1.0)
+    torch.testing.assert_close(received.cpu().double(), logits.double().softmax(0), rtol=2e-6, atol=0)
+
+
 @pytest.mark.parametrize("q", [1, 3])
 def test_large_logits_choose_one_key(backend, q):
     keys = torch.eye(12, device=backend.device)[:, None] * 1e15

@@ -9,21 +9,29 @@
 // the other side from L2; what is written is 8 bytes per query and head, then one 64-bit atomic per key and block. A
 // block sums the weights of a key in an order of its own, always the same; what blocks add is integers, so that their
 // order cannot be seen. A sum that is NaN is its highest bit.
+//
+// Most tiles are seen as a whole and have no large logits: five instructions per pair in the first pass, four in the
+// second. Only near the diagonal are pairs masked. A row whose largest logit is far from 0 is exponentiated in another
+// way, one that is exact there, wherever its pairs lie: equal keys have equal weights.
 #pragma once
 
 #include "attention_rows.cuh"
+#include "device/math.cuh"
 #include "gram.cuh"
 #include "row_vectors.cuh"
 
 namespace pact {
 
-constexpr int kSliceTiles = 8;                   // of queries, for one block of attention_columns_kernel
-constexpr unsigned kVisibleOffset = kGramBytes;  // [query 128]
-constexpr unsigned kStatisticsOffset = kVisibleOffset + kGramTile * sizeof(int);
-constexpr unsigned kAttentionRowsSharedBytes = kStatisticsOffset + kGramTile * 4 * sizeof(float2);  // [query][warp]
-constexpr unsigned kColumnSumsOffset = kStatisticsOffset + kGramTile * sizeof(float2);              // [key 128]
+constexpr int kSliceTiles = 8;  // of queries, for one block of attention_columns_kernel
+constexpr int kSliceRows = kSliceTiles * kGramTile;
+constexpr unsigned kVisibleOffset = kGramBytes;                                 // [query], a tile or a slice
+constexpr unsigned kRowPartsOffset = kVisibleOffset + kGramTile * sizeof(int);  // [query][warp]
+constexpr unsigned kAttentionRowsSharedBytes = kRowPartsOffset + kGramTile * 4 * sizeof(float2);
+constexpr unsigned kStatisticsOffset = kVisibleOffset + kSliceRows * sizeof(int);        // [query of the slice]
+constexpr unsigned kColumnSumsOffset = kStatisticsOffset + kSliceRows * sizeof(float2);  // [key 128]
 constexpr unsigned kAttentionColumnsSharedBytes = kColumnSumsOffset + kGramTile * sizeof(unsigned long long);
 constexpr unsigned long long kNanSum = 1ull << 63;  // sums stay below 2^62
+constexpr float kLog2E = 1.442695041f, kFarLogit = 0x1p20f;
 
 // One side of attention: head h of row i begins h * head_stride vectors behind the row.
 template <typename T>
@@ -37,22 +45,94 @@ struct HeadRows {
   }
 };
 
-// How many keys queries [first, +128) see, to shared memory.
-__device__ __forceinline__ void stage_visible(const AttentionRows& rows, int first, int n) {
-  const device::Shared<int> visible = device::shared<int>(kVisibleOffset, kGramTile);
-  const int i = static_cast<int>(threadIdx.x);
-  if (i < kGramTile) visible[i] = visible_keys(rows, chosen_row(rows, int64_t{first} + i), n);
+// How many keys `count` queries from `first` on see, to shared memory.
+__device__ __forceinline__ void stage_visible(const AttentionRows& rows, int64_t first, int count, int n) {
+  const device::Shared<int> visible = device::shared<int>(kVisibleOffset, count);
+  for (int i = static_cast<int>(threadIdx.x); i < count; i += kGramThreads)
+    visible[i] = visible_keys(rows, chosen_row(rows, first + i), n);
 }
 
-__device__ __forceinline__ int most_visible() {
-  const device::Shared<int> visible = device::shared<int>(kVisibleOffset, kGramTile);
-  int most = 0;
-  for (int i = device::lane_id(); i < kGramTile; i += 32) most = max(most, int(visible[i]));
-  return __reduce_max_sync(device::kAllLanes, most);
+// What the queries of a tile see: any of them, and all of them.
+struct VisibleRange {
+  int most, least;
+};
+__device__ __forceinline__ VisibleRange visible_range(device::Shared<int> visible) {
+  VisibleRange range{0, 0x7fffffff};
+#pragma unroll
+  for (int i = 0; i < kGramTile; i += 32) {
+    const int own = visible[i + device::lane_id()];
+    range.most = max(range.most, own);
+    range.least = min(range.least, own);
+  }
+  return {__reduce_max_sync(device::kAllLanes, range.most), __reduce_min_sync(device::kAllLanes, range.least)};
+}
+
+__device__ __forceinline__ bool is_far(float largest) { return fabsf(largest) >= kFarLogit; }
+// exp(logit - largest), `largest` not far and at least as large; but for a factor, as the product with `largest` is
+// rounded: whatever is compared with these, such as their sums, must be so by rescaled().
+__device__ __forceinline__ float near_exp(float logit, float largest) {
+  return device::exp2_approx(fmaf(logit, kLog2E, -(largest * kLog2E)));
+}
+// The same for any logits.
+__device__ __forceinline__ float far_exp(float logit, float largest) {
+  return device::exp2_approx((bounded_logit(logit) - largest) * kLog2E);
+}
+// What turns a sum of exp(logit - before) into one of exp(logit - now), now >= before.
+__device__ __forceinline__ float rescaled(float before, float now) {
+  if (is_far(now))
+    return is_far(before) ? far_exp(before, now) : device::exp2_approx(fmaf(-now, kLog2E, before * kLog2E));
+  return is_far(before) ? near_exp(before, now) : device::exp2_approx(before * kLog2E - now * kLog2E);
 }
 
 __device__ __forceinline__ float larger(float a, float b) { return fmaxf(a, b); }
 __device__ __forceinline__ float added(float a, float b) { return a + b; }
+
+// What a lane knows of the rows that it owns, one of each four, over the columns of its warp.
+struct RowStatistics {
+  float largest[2] = {-kLargestLogit, -kLargestLogit}, sum[2] = {};
+
+  // Adds a tile, whose products become logits. `visible`: of its rows; kAll: all see the whole tile.
+  template <bool kAll>
+  __device__ __forceinline__ void add(GramTile& dot, float scale, device::Shared<int> visible, int key_first) {
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      int left[4];
+      float best[4], total[4];
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        const int r = half * 4 + i;
+        left[i] = kAll ? kGramTile : visible[gram_row(r)] - key_first;
+        best[i] = -kLargestLogit;
+        total[i] = 0;
+#pragma unroll
+        for (int c = 0; c < kColumns; ++c) {
+          const float logit = dot.at(r, c) * scale;
+          dot.at(r, c) = logit;
+          best[i] = larger(best[i], kAll || gram_column(c) < left[i] ? logit : -kLargestLogit);
+        }
+      }
+      const float before = largest[half];
+      largest[half] = larger(before, fminf(combine_rows(best, larger), kLargestLogit));
+      const auto add_exponentials = [&](auto exponential) {
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+          const float row_largest = __shfl_sync(device::kAllLanes, largest[half], device::lane_id() / 4 * 4 + i);
+#pragma unroll
+          for (int c = 0; c < kColumns; ++c) {
+            const float e = exponential(dot.at(half * 4 + i, c), row_largest);
+            total[i] += kAll || gram_column(c) < left[i] ? e : 0;
+          }
+        }
+      };
+      if (__any_sync(device::kAllLanes, is_far(largest[half])))
+        add_exponentials(
+            [](float logit, float row) { return is_far(row) ? far_exp(logit, row) : near_exp(logit, row); });
+      else
+        add_exponentials(near_exp);
+      sum[half] = sum[half] * rescaled(before, largest[half]) + combine_rows(total, added);
+    }
+  }
+};
 
 // statistics [heads][rows.count]: the largest logit, 1 / sum of exp(logit - largest).
 template <typename T, bool kFold>
@@ -65,52 +145,26 @@ __global__ void __launch_bounds__(kGramThreads, gram_blocks_per_sm(kFold))
       static_cast<int>(gridDim.x - 1 - blockIdx.x) / heads;  // the last queries see most: the longest first
   const int first = tile * kGramTile;
   const GramRows<T> q = queries.head(heads - 1 - head), k = keys.head((heads - 1 - head) / group);
-  stage_visible(rows, first, n);
+  stage_visible(rows, first, kGramTile, n);
   __syncthreads();
-  const int end = most_visible();
+  const VisibleRange seen = visible_range(visible);
 
-  // Of the row that this lane owns of each four, over the columns of its warp.
-  float largest[2] = {-kLargestLogit, -kLargestLogit}, sum[2] = {};
-  for (int key_first = 0; key_first < end; key_first += kGramTile) {
+  RowStatistics own;
+  for (int key_first = 0; key_first < seen.most; key_first += kGramTile) {
     __syncthreads();  // all are done with the stages of the tile before
     GramTile dot;
     gram<T, kFold>(q, first, k, key_first, dot);
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      int left[4];
-      float best[4];
-#pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        const int r = half * 4 + i;
-        left[i] = visible[gram_row(r)] - key_first;
-        best[i] = -kLargestLogit;
-#pragma unroll
-        for (int c = 0; c < kColumns; ++c) {
-          dot.at(r, c) = bounded_logit(dot.at(r, c) * scale);
-          if (gram_column(c) < left[i]) best[i] = larger(best[i], dot.at(r, c));
-        }
-      }
-      const float before = largest[half];
-      largest[half] = larger(before, combine_rows(best, larger));
-      float total[4];
-#pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        const float row_largest = __shfl_sync(device::kAllLanes, largest[half], device::lane_id() / 4 * 4 + i);
-        total[i] = 0;
-#pragma unroll
-        for (int c = 0; c < kColumns; ++c) {
-          const float e = expf(dot.at(half * 4 + i, c) - row_largest);
-          total[i] += gram_column(c) < left[i] ? e : 0;
-        }
-      }
-      sum[half] = sum[half] * expf(before - largest[half]) + combine_rows(total, added);
-    }
+    if (key_first + kGramTile <= seen.least)
+      own.template add<true>(dot, scale, visible, key_first);
+    else
+      own.template add<false>(dot, scale, visible, key_first);
   }
 
-  const device::Shared<float2> parts = device::shared<float2>(kStatisticsOffset, kGramTile * 4);
+  const device::Shared<float2> parts = device::shared<float2>(kRowPartsOffset, kGramTile * 4);
 #pragma unroll
   for (int half = 0; half < 2; ++half)
-    parts[gram_row(half * 4 + device::lane_id() % 4) * 4 + warp_column() / 32] = make_float2(largest[half], sum[half]);
+    parts[gram_row(half * 4 + device::lane_id() % 4) * 4 + warp_column() / 32] =
+        make_float2(own.largest[half], own.sum[half]);
   __syncthreads();
   const int i = static_cast<int>(threadIdx.x);
   if (i >= kGramTile || i >= rows.count - first) return;
@@ -120,9 +174,27 @@ __global__ void __launch_bounds__(kGramThreads, gram_blocks_per_sm(kFold))
 #pragma unroll
   for (int w = 0; w < 4; ++w) {
     const float2 part = parts[i * 4 + w];
-    row_sum += part.y * expf(part.x - row_largest);
+    row_sum += part.y * rescaled(part.x, row_largest);
   }
   statistics[int64_t{heads - 1 - head} * rows.count + first + i] = make_float2(row_largest, 1 / row_sum);
+}
+
+// Adds the weights of a tile's rows to its columns. kPlain: all rows see the whole tile, and none has far logits.
+template <bool kPlain>
+__device__ __forceinline__ void add_weights(GramTile& dot, float scale, device::Shared<int> visible,
+                                            device::Shared<float2> row_statistics, int key_first,
+                                            float (&weight)[kColumns]) {
+#pragma unroll
+  for (int r = 0; r < kRows; ++r) {
+    const float2 row = row_statistics[gram_row(r)];
+    const int left = kPlain ? kGramTile : visible[gram_row(r)] - key_first;
+#pragma unroll
+    for (int c = 0; c < kColumns; ++c) {
+      const float logit = dot.at(r, c) * scale;
+      const float e = kPlain || !is_far(row.x) ? near_exp(logit, row.x) : far_exp(logit, row.x);
+      weight[c] = kPlain || gram_column(c) < left ? fmaf(e, row.y, weight[c]) : weight[c];
+    }
+  }
 }
 
 // columns [n], zero before: sums of weights times `unit`, a power of two.
@@ -131,39 +203,35 @@ __global__ void __launch_bounds__(kGramThreads, gram_blocks_per_sm(kFold))
     attention_columns_kernel(HeadRows<T> queries, HeadRows<T> keys, AttentionRows rows, int heads, int group,
                              int key_tiles, float scale, float unit, const float2* __restrict__ statistics,
                              unsigned long long* __restrict__ columns) {
-  const device::Shared<int> visible = device::shared<int>(kVisibleOffset, kGramTile);
-  const device::Shared<float2> row_statistics = device::shared<float2>(kStatisticsOffset, kGramTile);
+  const device::Shared<int> visible = device::shared<int>(kVisibleOffset, kSliceRows);
+  const device::Shared<float2> row_statistics = device::shared<float2>(kStatisticsOffset, kSliceRows);
   const device::Shared<unsigned long long> sums = device::shared<unsigned long long>(kColumnSumsOffset, kGramTile);
   const int head = static_cast<int>(blockIdx.x) % heads, n = keys.rows.count;
   const int key_first = static_cast<int>(blockIdx.x) / heads % key_tiles * kGramTile;
-  const int64_t begin = static_cast<int64_t>(blockIdx.x) / heads / key_tiles * kSliceTiles * kGramTile;
-  const int64_t end = min(begin + kSliceTiles * kGramTile, static_cast<int64_t>(rows.count));
+  const int64_t begin = static_cast<int64_t>(blockIdx.x) / heads / key_tiles * kSliceRows;
+  const int here = static_cast<int>(min(int64_t{kSliceRows}, rows.count - begin));
   const GramRows<T> q = queries.head(head), k = keys.head(head / group);
   const int thread = static_cast<int>(threadIdx.x);
   if (thread < kGramTile) sums[thread] = 0ull;
+  stage_visible(rows, begin, kSliceRows, n);
+  for (int i = thread; i < kSliceRows; i += kGramThreads)
+    row_statistics[i] = i < here ? statistics[int64_t{head} * rows.count + begin + i] : make_float2(0, 0);
 
-  for (int64_t first = begin; first < end; first += kGramTile) {
-    __syncthreads();  // all are done with the tile before
-    stage_visible(rows, static_cast<int>(first), n);
-    if (thread < kGramTile && thread < end - first)
-      row_statistics[thread] = statistics[int64_t{head} * rows.count + first + thread];
-    else if (thread < kGramTile)
-      row_statistics[thread] = make_float2(0, 0);
-    __syncthreads();
-    if (most_visible() <= key_first) continue;
+  for (int first = 0; first < here; first += kGramTile) {
+    __syncthreads();  // all are done with the tile before, and the slice is staged
+    const VisibleRange seen = visible_range(visible + first);
+    if (seen.most <= key_first) continue;
+    bool far = false;
+#pragma unroll
+    for (int i = 0; i < kGramTile; i += 32)
+      far = far || is_far(float2(row_statistics[first + i + device::lane_id()]).x);
     GramTile dot;
-    gram<T, kFold>(q, static_cast<int>(first), k, key_first, dot);
+    gram<T, kFold>(q, static_cast<int>(begin) + first, k, key_first, dot);
     float weight[kColumns] = {};
-#pragma unroll
-    for (int r = 0; r < kRows; ++r) {
-      const float2 row = row_statistics[gram_row(r)];
-      const int left = visible[gram_row(r)] - key_first;
-#pragma unroll
-      for (int c = 0; c < kColumns; ++c) {
-        const float w = expf(bounded_logit(dot.at(r, c) * scale) - row.x) * row.y;
-        weight[c] += gram_column(c) < left ? w : 0;
-      }
-    }
+    if (key_first + kGramTile <= seen.least && !__any_sync(device::kAllLanes, far))
+      add_weights<true>(dot, scale, visible + first, row_statistics + first, key_first, weight);
+    else
+      add_weights<false>(dot, scale, visible + first, row_statistics + first, key_first, weight);
     const float sum = combine_columns(weight, added);
     const int column = gram_column(device::lane_id() / 4);
     if (isnan(sum))

@@ -4,7 +4,7 @@
 // A block takes a key head, a chunk of tokens and kGroup of the query heads that share the key head. A slot of kLanes
 // lanes holds the query in registers, 8 elements of each head to a lane, and takes kTokens tokens at a time: a key is
 // loaded once for all the query heads. The lanes' partial products of all tokens and heads are added together, half
-// as many values after each step (combine_lanes).
+// as many values after each step (sum_over_lanes).
 //
 // Head sizes 64 and 128 are known to the compiler. The general kernel takes parts of 128 elements, the query anew for
 // each. Which kernel runs cannot be seen: a lane adds the same elements in the same order, lanes are added as a
@@ -73,7 +73,7 @@ __device__ inline LanePiece<T> load_lane_piece(const T* from, int valid) {
 // Adds each of kCount values over kLanes lanes, in the order of a butterfly. Lane l gets the value l / (kLanes /
 // kCount).
 template <int kLanes, int kCount>
-__device__ inline float combine_lanes(const float (&value)[kCount]) {
+__device__ inline float sum_over_lanes(const float (&value)[kCount]) {
   if constexpr (kLanes == 1) {
     return value[0];
   } else {
@@ -88,7 +88,7 @@ __device__ inline float combine_lanes(const float (&value)[kCount]) {
     } else {
       sum[0] = value[0] + __shfl_xor_sync(device::kAllLanes, value[0], kStep);
     }
-    return combine_lanes<kStep>(sum);
+    return sum_over_lanes<kStep>(sum);
   }
 }
 
@@ -206,7 +206,7 @@ __global__ void __launch_bounds__(kEutiWarps * 32, 2)
         Logits::accumulate(held, own.load_keys(keys, first, end, part), dot);
       }
     }
-    const float sum = combine_lanes<Logits::kLanes>(dot);
+    const float sum = sum_over_lanes<Logits::kLanes>(dot);
     if (bad && __any_sync(device::kAllLanes, !is_finite(sum)) && own.finds_bad(keys, first, end))
       device::store_relaxed(bad, 1);
     const int64_t token = first + t;
