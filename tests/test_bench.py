@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import io
 import json
 import re
@@ -224,3 +225,11 @@ def test_memory_tool_sees_the_distance_matrix_of_the_reference():
 def test_reduce_stays_within_its_memory():
     """At n = 8192 and d = 3584 one float32 n x n matrix would be 256 MiB. (Half keys are copied to float32.)"""
     assert memory.measure_in_fresh_process("reduce", 8192, 512, torch.bfloat16) <= 64
+
+
+@pytest.mark.parametrize("module", ["gpu", "model", "quality.on_gpu", "quality.train", "quality.__main__"])
+def test_help_is_shown(module, capsys):
+    with pytest.raises(SystemExit) as end:
+        importlib.import_module(f"bench.{module}").main(["--help"])
+    assert end.value.code == 0
+    assert "usage: python -m bench" in capsys.readouterr().out
