@@ -20,11 +20,21 @@ from pact_ext import _library
 
 ROOT = Path(__file__).parents[1]
 ARCH = "9.0"
-# Two blocks per multiprocessor leave 128 registers: on sm_120 a few values go to the stack.
+# A few values of a few bytes go to the stack: where two blocks per multiprocessor leave 128 registers, where folded sums of
+# float32 take every register, and in two kernels that hold a row's vectors.
+_OLDER = ("sm_80", "sm_86", "sm_89", "sm_90")
+_HALVES = ("__half", "__nv_bfloat16")
 MAY_SPILL = {
-    (f"pact::{kernel}_kernel<{dtype}, false>", "sm_120")
-    for kernel in ("max_distance", "farthest_pair")
-    for dtype in ("__half", "__nv_bfloat16")
+    (f"pact::{kernel}", arch)
+    for kernel, archs in {
+        **{f"attention_rows_kernel<{dtype}, false>": ("sm_100", "sm_120") for dtype in _HALVES},
+        "attention_rows_kernel<float, true>": (*_OLDER, "sm_120"),
+        "attention_columns_kernel<float, true>": ("sm_90",),
+        "euti_logits_kernel<__half, true, 0, 8>": ("sm_120",),
+        "euti_logits_kernel<__nv_bfloat16, true, 0, 8>": ("sm_100", "sm_120"),
+        "label_kernel<float>": _OLDER,
+    }.items()
+    for arch in archs
 }
 
 pytestmark = pytest.mark.skipif(not shutil.which("nvcc"), reason="nvcc is not on the PATH")
