@@ -20,8 +20,8 @@ from pact_ext import _library
 
 ROOT = Path(__file__).parents[1]
 ARCH = "9.0"
-# A few values of a few bytes go to the stack: where two blocks per multiprocessor leave 128 registers, where folded sums of
-# float32 take every register, and in two kernels that hold a row's vectors.
+# A few values go to the stack: where two blocks per multiprocessor leave 128 registers, where folded sums of float32
+# take every register, and in two kernels that hold a row's vectors.
 _OLDER = ("sm_80", "sm_86", "sm_89", "sm_90")
 _HALVES = ("__half", "__nv_bfloat16")
 MAY_SPILL = {

@@ -16,7 +16,7 @@ from pact_ext import reference
 
 SEEDS = [0, 1, 2]
 # (n, dk): one token, part of a tile, its edges, also those of later tiles; widths short of a stage and past one fold.
-SHAPES = [(1, 1), (2, 3), (33, 40), (127, 8), (128, 64), (255, 72), (130, 1040), (257, 24)]
+SHAPES = [(1, 1), (2, 3), (33, 40), (127, 8), (128, 64), (255, 72), (129, 512), (130, 520), (257, 24)]
 
 
 @pytest.fixture(scope="module")
