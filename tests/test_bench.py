@@ -227,7 +227,9 @@ def test_reduce_stays_within_its_memory():
     assert memory.measure_in_fresh_process("reduce", 8192, 512, torch.bfloat16) <= 64
 
 
-@pytest.mark.parametrize("module", ["gpu", "model", "quality.on_gpu", "quality.train", "quality.__main__"])
+@pytest.mark.parametrize(
+    "module", ["gpu", "gpu_accuracy", "gpu_kernels", "model", "quality.__main__", "quality.on_gpu", "quality.train"]
+)
 def test_help_is_shown(module, capsys):
     with pytest.raises(SystemExit) as end:
         importlib.import_module(f"bench.{module}").main(["--help"])
