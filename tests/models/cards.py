@@ -112,15 +112,16 @@ def chosen(found) -> list[tuple[list[int], list[int] | None]]:
     return [(one.kept.tolist(), None if one.labels is None else one.labels.tolist()) for _, _, one in found]
 
 
-def beyond_doubt(model, method: Method | str, *, batch: int = 3, **options) -> tuple[dict[str, Tensor], list]:
-    """Inputs on which small changes of the pictures do not change what the method keeps, and that, by the CPU."""
+def beyond_doubt(card: Card, model, method: Method | str, *, batch: int = 3, **options) -> tuple[dict, list]:
+    """Inputs on which small changes of the pictures do not change what the method keeps, and that, by the CPU: what a
+    pretended card says is the CPU's in any case."""
     for seed in range(20):
         inputs = tiny.inputs(model, batch, seed, text_only_row=batch == 3)
         ways = []
-        for turn in range(3):
+        for turn in range(3 if card.real else 1):
             noise = torch.randn(inputs["pixel_values"].shape, generator=torch.Generator().manual_seed(turn))
             pixels = inputs["pixel_values"] * (1 + (turn > 0) * SHAKE * noise.to(model.dtype))
             ways.append(chosen(reduced(model, {**inputs, "pixel_values": pixels}, method, steps=1, **options)[2]))
-        if ways[0] == ways[1] == ways[2]:
+        if all(way == ways[0] for way in ways):
             return inputs, ways[0]
     raise AssertionError(f"{method}: what it keeps hangs on the last digits, whatever the picture")

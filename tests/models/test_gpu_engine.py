@@ -48,7 +48,7 @@ def test_keeping_everything_is_the_stock_model(card, variant, dtype):
 @pytest.mark.parametrize("variant", ["llava", "qwen2_vl"])
 def test_static_caches(card, variant, attention):
     model = build(variant)
-    inputs, _ = beyond_doubt(model, PACT)
+    inputs, _ = beyond_doubt(card, model, PACT)
     expected, tokens, _ = reduced(model, inputs, PACT)
     moved, inputs = card.put(model), card.put(inputs)
     with pact_ext.apply(moved, PACT, attention=attention):
@@ -62,7 +62,7 @@ def test_static_caches(card, variant, attention):
 @pytest.mark.parametrize("variant", ["llava_next", "internvl", "qwen3_vl", "idefics3"])
 def test_pictures_apart(card, variant, method):
     model = build(variant)
-    inputs, expected = beyond_doubt(model, method, per_image=True)
+    inputs, expected = beyond_doubt(card, model, method, per_image=True)
     logits, tokens, found = reduced(card.put(model), card.put(inputs), method, per_image=True)
     assert chosen(found) == expected
     assert len(found) == 3, "two pictures, one, none"
@@ -72,7 +72,7 @@ def test_pictures_apart(card, variant, method):
 
 def test_beams_and_a_second_turn(card):
     model = build("llava")
-    inputs, _ = beyond_doubt(model, PACT, batch=2)
+    inputs, _ = beyond_doubt(card, model, PACT, batch=2)
     found = []
     for place in (model, card.put(model)):
         own = inputs if place is model else card.put(inputs)

@@ -35,7 +35,7 @@ def card(request, monkeypatch):
 
 def check_on_card(card, variant: str, method: str, **options) -> None:
     model = build(variant)
-    inputs, expected = beyond_doubt(model, method, **options)
+    inputs, expected = beyond_doubt(card, model, method, **options)
     logits, tokens, found = reduced(card.put(model), card.put(inputs), method, **options)
     assert chosen(found) == expected
     sites = methods.coerce(method).sites(len(tiny.decoder(model).layers))
@@ -109,7 +109,7 @@ def test_dyrate(card):
 @pytest.mark.parametrize("variant", ["llava", "qwen2_vl", "internvl"])
 def test_float32_is_the_cpu_s(card, variant):
     model = build(variant, dtype=torch.float32)
-    inputs, expected = beyond_doubt(model, PACT)
+    inputs, expected = beyond_doubt(card, model, PACT)
     wanted, tokens, _ = reduced(model, inputs, PACT)
     logits, same, found = reduced(card.put(model), card.put(inputs), PACT)
     assert chosen(found) == expected
