@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AttentionInterface
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
@@ -94,7 +95,11 @@ def _fused(base: str):
         bias, queries, n = attention_mask, query.shape[2], attention_mask.log_sizes.shape[1]
         if queries == 1 or (queries < n and kernel == "sdpa"):
             # Beside the cached keys a few queries' mask is small; extending those keys would copy them all.
-            mask = None if bias.plain and queries == 1 and key.shape[2] == n else bias.dense(query, key)
+            if bias.plain and queries == 1 and key.shape[2] == n:
+                return sdpa(module, query, key, value, None, scaling=scaling)
+            mask = bias.dense(query, key)
+            if queries == 1:
+                return _one_query(query, key, value, mask, scaling), None
             return sdpa(module, query, key, value, mask, scaling=scaling)
         key, value = key[:, :, :n], value[:, :, :n]  # a static cache hands out its unwritten end too
         if bias.plain and queries == n:
@@ -104,6 +109,15 @@ def _fused(base: str):
         return out.transpose(1, 2).contiguous(), None
 
     return attention
+
+
+def _one_query(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scaling: float | None) -> Tensor:
+    """``[B, 1, Hq, dh]``. The query heads that share a key head are as many queries of it, for each sees every key: no
+    head of the cached keys is repeated, which with a mask they would be."""
+    batch, heads, _, head_size = query.shape
+    query = query.reshape(batch, key.shape[1], heads // key.shape[1], head_size)
+    out = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scaling)
+    return out.reshape(batch, 1, heads, value.shape[-1])
 
 
 def _under_its_own_name(base: str):
