@@ -35,9 +35,10 @@ KERNEL_TESTS := tests/test_emulator.py $(foreach kernel,euti gram segment_mean s
 demo: $(VENV)/built
 	$(BIN)/pact-ext demo $(ARGS)
 
-# The models run under both majors of transformers, but for what is drawn, timed, told of them or put on a card. Files of
-# tests side by side, a process for each core.
-ONE_MAJOR := bench_model bench_model_micro compiled_gpu gpu_bench_model gpu_engine gpu_models layers lmms_eval plot show_model
+# The models run under both majors of transformers, but for what is drawn, timed, told of them or put on a card, and for
+# how well the small one answers. Files of tests side by side, a process for each core.
+ONE_MAJOR := bench_model bench_model_micro compiled_gpu gpu_bench_model gpu_engine gpu_models layers lmms_eval plot show_model \
+  small_accuracy
 PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses=8 --no-loadscope-reorder
 test: $(VENV)/built $(VENV)/transformers-4
 	$(PYTEST) $(ARGS)

@@ -6,7 +6,7 @@ from fuzz.__main__ import fuzz
 
 def test_operators():
     said = []
-    assert not fuzz("operators", range(500), say=said.append), "\n".join(said)
+    assert not fuzz("operators", range(300), say=said.append), "\n".join(said)
 
 
 def test_what_goes_wrong_is_told(monkeypatch):

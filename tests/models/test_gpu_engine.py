@@ -27,8 +27,14 @@ def card(request, monkeypatch):
         yield found
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("variant", tiny.KINDS)
+@pytest.mark.parametrize(
+    ("variant", "dtype"),
+    [
+        *((variant, torch.float32) for variant in tiny.KINDS),
+        *((each, torch.bfloat16) for each in ("llava", "qwen2_vl")),
+    ],
+    ids=str,
+)
 def test_keeping_everything_is_the_stock_model(card, variant, dtype):
     model = card.put(build(variant, dtype=dtype))
     for batch in (1, 2):  # the second is padded, where sdpa gets another mask

@@ -48,10 +48,14 @@ def check_on_card(card, variant: str, method: str, **options) -> None:
 # --- Every family, every method ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("method", [PACT, "fastv:layer=4;keep=0.4"])
 @pytest.mark.parametrize("variant", tiny.VARIANTS)
-def test_every_family(card, variant, method):
-    check_on_card(card, variant, method)
+def test_every_family(card, variant):
+    check_on_card(card, variant, PACT)
+
+
+@pytest.mark.parametrize("variant", ["qwen2_vl", "qwen3_vl", "aya_vision"])
+def test_attention_where_positions_and_heads_differ(card, variant):
+    check_on_card(card, variant, "fastv:layer=4;keep=0.4")
 
 
 METHODS = methods_at(0.3, layer=3, later=(1, 3, 5))

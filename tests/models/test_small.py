@@ -1,4 +1,4 @@
-"""The small model that the package holds: it answers as well as its card says, with all its tokens and with half."""
+"""The small model that the package holds: it loads, it is asked through its processor, and the demo shows it."""
 
 from __future__ import annotations
 
@@ -13,39 +13,8 @@ pytest.importorskip("PIL", reason="its pictures need the extra: pip install 'pac
 import torch
 from PIL import Image
 
-from bench.quality.asking import answers
-from bench.quality.curves import exam
 from bench.quality.scenes import HELD_OUT, scene
-from pact_ext import PactConfig, cli, small
-from pact_ext.methods import Downsample, Pact
-
-SCENES = 24  # held out, and other than those of its card
-HALF = Pact(PactConfig(layer=2), keep=0.5)
-
-
-@pytest.fixture(scope="module")
-def model():
-    return small.load()[0]
-
-
-@pytest.fixture(scope="module")
-def asked():
-    return exam(SCENES, HELD_OUT + 50_000)
-
-
-def accuracy(model, asked, method=None) -> float:
-    return float(answers(model, *asked, method).right(asked[1]).mean())
-
-
-def test_it_answers(model, asked):
-    """Bars about three standard deviations of such an exam below what 2,000 scenes give."""
-    assert accuracy(model, asked) > 0.88
-    assert accuracy(model, asked, HALF) > 0.8
-
-
-def test_it_looks(model, asked):
-    """With one token for the whole picture it knows no more than the text: the bars above need the picture."""
-    assert accuracy(model, asked, Downsample(keep=1)) < 0.4
+from pact_ext import cli, small
 
 
 def test_examples_are_held_out_scenes_with_their_answers():
@@ -71,12 +40,11 @@ def test_a_dtype_of_ones_own():
     assert small.load(dtype=torch.bfloat16)[0].dtype == torch.bfloat16
 
 
-@pytest.mark.parametrize("arguments", [[], ["--method", "visionzip:keep=16", "--scene", "3"], ["--keep", "0.1"]])
+@pytest.mark.parametrize("arguments", [[], ["--method", "visionzip", "--keep", "0.1", "--scene", "3"]])
 def test_demo(arguments, capsys, tmp_path):
     assert cli.main(["demo", *arguments, "--output", str(tmp_path / "demo.png")]) == 0
     out = capsys.readouterr().out
-    left = {(): 64, ("--keep", "0.1"): 26}.get(tuple(arguments), 16)
-    assert f"256 -> {left} visual tokens" in out
+    assert f"256 -> {26 if arguments else 64} visual tokens" in out
     assert "read the word" in out
     picture = Image.open(io.BytesIO((tmp_path / "demo.png").read_bytes()))
     assert picture.size == (1620, 425)
