@@ -139,18 +139,21 @@ def points(
 
 
 def run(jobs: Jobs, wanted: Sequence[Point], part: Part) -> list[dict]:
-    """Entries of the points, as `Sitting.point` describes them, of which those in the part are not measured again.
+    """Entries of the points, as `Sitting.point` describes them. What is in the part is not measured again, and a method
+    that is the same at several budgets is measured once.
 
     Where it stops early, budgets are whole: the points of one are measured before those of the next.
     """
-    done = {(one["name"], one["keep"]): one for one in part.entries}
-    missing = [one for one in wanted if done.get(one[:2], {}).get("method") != one.method]
+    done = {one["method"]: one for one in part.entries}
     keeps = list(dict.fromkeys(one.keep for one in wanted))
-    missing.sort(key=lambda one: keeps.index(one.keep))
-    for point, entry in tqdm(jobs.run(measure, missing), total=len(missing), disable=None):
-        done[point[:2]] = entry
+    missing: dict[str, Point] = {}
+    for one in sorted(wanted, key=lambda one: keeps.index(one.keep)):
+        if one.method not in done:
+            missing.setdefault(one.method, one)
+    for point, entry in tqdm(jobs.run(measure, missing.values()), total=len(missing), disable=None):
+        done[point.method] = entry
         part.add(entry)
-    return [done[one[:2]] for one in wanted]
+    return [{**done[one.method], "name": one.name, "keep": one.keep} for one in wanted]
 
 
 def where_downsampling_fails(entries: Sequence[dict], asked: Sequence[Asked]) -> list[dict]:

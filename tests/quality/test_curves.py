@@ -55,6 +55,15 @@ def test_a_second_call_measures_nothing_again(folder, made, tmp_path, monkeypatc
     assert len((tmp_path / "part.jsonl").read_text().splitlines()) == 7 + 2
 
 
+def test_a_method_that_is_the_same_at_every_budget_is_measured_once(folder, tmp_path):
+    chosen = ["--methods", "vtw", "random", "--keep", "0.5", "0.1"]
+    assert command.main([str(folder), "--scenes", "2", "--each", "1", *chosen, "--out", str(tmp_path)]) == 0
+    first, second = json.loads((tmp_path / "curves.json").read_text())["curves"][1:3]
+    assert (first.pop("keep"), second.pop("keep")) == (0.5, 0.1)
+    assert first == second
+    assert len((tmp_path / "part.jsonl").read_text().splitlines()) == 1 + 1 + 2
+
+
 def test_processes_side_by_side_find_the_same_and_time_nothing(folder, made, tmp_path):
     chosen = ["--methods", "random", "pact", "--keep", "0.5", "0.1"]
     arguments = ["--scenes", "3", "--each", "2", *chosen, "--jobs", "2", "--out", str(tmp_path)]
