@@ -11,7 +11,7 @@ pytest.importorskip("transformers", minversion="4.57", reason="the small model i
 pytest.importorskip("matplotlib", reason="plots need the extra: pip install 'pact-ext[show]'")
 
 from bench.quality import __main__ as command
-from bench.quality import asking, curves, package
+from bench.quality import asking, curves, package, plots
 from bench.quality.model import build
 from bench.quality.scenes import HELD_OUT
 
@@ -136,6 +136,18 @@ def test_only_the_scenes_that_downsampling_fails():
     assert [(one["name"], one["accuracy"], one["scenes"]) for one in found] == [
         ("downsample", 0.5, 1),
         ("pact", 1.0, 1),
+    ]
+
+
+def test_a_plot_has_the_methods_inside_the_decoder_apart_and_the_baselines_beside_both():
+    entries = [
+        {"name": "random", "visual": 64, "visual_mean": 64},
+        {"name": "divprune", "visual": 64, "visual_mean": 64},
+        {"name": "pact", "visual": 64, "visual_mean": 128},
+    ]
+    assert [[one["name"] for one in panel] for panel in plots.panels(entries)] == [
+        ["random", "divprune"],
+        ["random", "pact"],
     ]
 
 
