@@ -8,7 +8,8 @@
 #   make lint      ruff and clang-format; make format rewrites
 #   make wheel     dist/pact_ext-<version>+<cu130 or cpu>-py3-none-<platform>.whl: with CUDA where nvcc is found
 #                  (CUDA_ARCHS="8.0;9.0a;12.0+PTX" to choose, PACT_CUDA=0 to leave it out)
-#   make kernel-resources  rewrite the table of registers and shared memory (tests/kernel_resources.json)
+#   make kernel-resources  rewrite the tables of registers and shared memory (tests/kernel_resources.json) and of what loops
+#                  are made of (tests/kernel_loops.json)
 # On a machine with a GPU, with the Python and torch that are there (PYTHON=... to choose), installing nothing:
 #   make gpu-test      the operator tests with the cuda backend, the tests that only a GPU can run, and models on it where
 #                      there is transformers
@@ -89,7 +90,7 @@ wheel: $(VENV)/built
 	@ls dist/*.whl
 
 kernel-resources: $(VENV)/built
-	$(BIN)/python tests/kernel_resources.py
+	PYTHONPATH=$(CURDIR) $(BIN)/python tests/kernel_resources.py
 
 # --- On a GPU --------------------------------------------------------------------------------------------------
 
@@ -142,6 +143,8 @@ $(VENV)/packages: $(VENV)/torch pyproject.toml
 	@echo "Installing what building, testing and the demo need"
 	@$(BIN)/pip install -q "setuptools>=77" cmake ninja pytest pytest-xdist pytest-benchmark hypothesis numpy pybind11 pillow matplotlib tqdm \
 	  transformers==$(TRANSFORMERS) accelerate
+	@$(BIN)/pip install -q --no-deps nvidia-cuda-cuobjdump==13.5.37 nvidia-cuda-nvdisasm==13.5.37 2>/dev/null || \
+	echo "No disassembler for CUDA here: the kernels' loops stay unlooked at"
 	@touch $@
 
 # The other major, in a folder of its own that goes on PYTHONPATH.

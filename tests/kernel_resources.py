@@ -1,7 +1,9 @@
-"""What each kernel takes of a multiprocessor, as ptxas reports it: ``make kernel-resources`` rewrites the table.
+"""What each kernel takes of a multiprocessor, as ptxas reports it, and what its loops are made of: ``make
+kernel-resources`` rewrites both tables.
 
-The table, kernel_resources.json, holds every kernel of every architecture of the default list, by the kernel's name
-and template arguments. Shared memory that a launch asks for (all of it, in these kernels) is not in ptxas's report.
+kernel_resources.json holds every kernel of every architecture of the default list, by the kernel's name and template
+arguments. Shared memory that a launch asks for (all of it, in these kernels) is not in ptxas's report.
+kernel_loops.json holds the loops of every kernel on one architecture, as bench.sass reads them.
 """
 
 from __future__ import annotations
@@ -14,8 +16,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+from bench import sass
+
 ROOT = Path(__file__).parents[1]
 TABLE = Path(__file__).with_suffix(".json")
+LOOPS = TABLE.with_name("kernel_loops.json")
+LOOPS_ARCH = "sm_90"
 FIELDS = ("registers", "stack", "spill_stores", "spill_loads", "shared")
 
 _ENTRY = re.compile(
@@ -41,21 +47,13 @@ def build(archs: str, folder: Path) -> Path:
     return ROOT / "build" / ("cuda-" + "-".join(setup()["parse_archs"](archs)))
 
 
-def kernel_name(mangled: str) -> str:
-    """``pact::device::density_kernel<bfloat16, true>`` and the like: no return type, no parameters."""
-    name = subprocess.run(["c++filt", mangled], capture_output=True, text=True, check=True).stdout.strip()
-    name = re.sub(r"\((?:int|unsigned int|bool|pact::\w+)\)(\w+)", r"\1", name)  # casts of template arguments
-    name = re.sub(r"^void ", "", name)
-    return name[: name.rindex("(")] if name.endswith(")") else name
-
-
 def parse(report: str) -> dict[str, dict[str, dict[str, int]]]:
     """Kernel to architecture to figures, from what ``nvcc --resource-usage`` printed."""
     kernels: dict[str, dict[str, dict[str, int]]] = {}
     for mangled, arch, stack, stores, loads, registers, rest in _ENTRY.findall(report):
         shared = re.search(r"(\d+) bytes smem", rest)
         figures = (registers, stack, stores, loads, shared[1] if shared else 0)
-        kernels.setdefault(kernel_name(mangled), {})[arch] = dict(zip(FIELDS, map(int, figures), strict=True))
+        kernels.setdefault(sass.kernel_name(mangled), {})[arch] = dict(zip(FIELDS, map(int, figures), strict=True))
     return kernels
 
 
@@ -75,10 +73,23 @@ def write(kernels: dict[str, dict[str, dict[str, int]]], nvcc: str) -> None:
     TABLE.write_text(f'{{\n "nvcc": {json.dumps(nvcc)},\n "kernels": {{\n{body}\n }}\n}}\n')
 
 
+def write_loops(kernels: dict[str, list[dict]], nvcc: str) -> None:
+    """One line for each loop."""
+    lines = []
+    for name, loops in kernels.items():
+        rows = ",\n".join(f"   {json.dumps(loop)}" for loop in loops)
+        lines.append(f"  {json.dumps(name)}: [" + (f"\n{rows}\n  ]" if loops else "]"))
+    body = ",\n".join(lines)
+    head = f' "nvcc": {json.dumps(nvcc)},\n "arch": {json.dumps(LOOPS_ARCH)},\n'
+    LOOPS.write_text(f'{{\n{head} "kernels": {{\n{body}\n }}\n}}\n')
+
+
 def main() -> None:
     functions = setup()
-    kernels = measured(build(functions["CUDA_ARCHS"], ROOT / "build" / "kernel-resources"))
-    write(kernels, ".".join(functions["nvcc_version"]()))
+    folder = ROOT / "build" / "kernel-resources"
+    kernels, nvcc = measured(build(functions["CUDA_ARCHS"], folder)), ".".join(functions["nvcc_version"]())
+    write(kernels, nvcc)
+    write_loops(sass.table(folder / "pact_ext" / "libpact_cuda.so", LOOPS_ARCH), nvcc)
     spilling = [
         f"{name} on {arch}: {figures}"
         for name, archs in kernels.items()

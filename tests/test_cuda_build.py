@@ -16,6 +16,7 @@ import kernel_resources
 import pytest
 import torch
 
+from bench import sass
 from pact_ext import _library
 
 ROOT = Path(__file__).parents[1]
@@ -195,6 +196,45 @@ def test_the_table_shows_no_spills_but_the_known_ones():
         f"sm_{arch.removesuffix('+PTX').replace('.', '')}"
         for arch in kernel_resources.setup()["parse_archs"](kernel_resources.setup()["CUDA_ARCHS"])
     }
+
+
+# --- Loops --------------------------------------------------------------------------------------------------------
+
+LOOPS = json.loads(kernel_resources.LOOPS.read_text()) if kernel_resources.LOOPS.exists() else {"kernels": {}}
+
+
+@pytest.fixture(scope="module")
+def loops(library):
+    if sass.tools() is None:
+        pytest.skip("cuobjdump and nvdisasm are not installed")
+    return sass.table(library, kernel_resources.LOOPS_ARCH)
+
+
+def test_loops_of_products_have_no_branch_and_no_spill(loops):
+    of_products = [(name, loop) for name, found in loops.items() for loop in found if loop.get("tensor", 0) >= 16]
+    assert len(of_products) >= 20
+    assert [name for name, loop in of_products if {"regions", "local"} & {*loop}] == []
+
+
+def test_the_pairs_of_a_whole_tile_go_through_no_branch(loops):
+    """Density, neighbours and nearest centres: what is done with 64 pairs of a thread is one run of instructions."""
+    epilogues = {
+        name: max(found, key=lambda loop: loop["instructions"])
+        for name, found in loops.items()
+        if re.match(r"pact::(density|nearest)_kernel<__(half|nv_bfloat16), false", name)
+    }
+    assert len(epilogues) == 6
+    assert [name for name, loop in epilogues.items() if loop.get("regions", 0)] == []
+
+
+def test_the_table_holds_every_loop_of_this_build(loops):
+    nvcc = ".".join(kernel_resources.setup()["nvcc_version"]())
+    if nvcc != LOOPS["nvcc"]:
+        pytest.skip(f"the table was made by nvcc {LOOPS['nvcc']}, here is {nvcc}: loops may differ")
+    assert loops == LOOPS["kernels"], "run `make kernel-resources` and look at what changed"
+
+
+# --- How both are read --------------------------------------------------------------------------------------------
 
 
 def test_the_report_of_ptxas_is_read_right():
