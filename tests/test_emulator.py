@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import subprocess
+
 import numpy as np
 import pytest
 import torch
-from emulator import build
+from emulator import build, operators
 
 SEEDS = range(6)
 
@@ -64,3 +66,26 @@ def test_mma_multiplies(dev, dtype):
     dev.mma(str(dtype).removeprefix("torch."), *(x.view(torch.uint16).numpy() for x in (a, b)), c, 1)
     expected = (a.double() @ b.double().T).numpy()
     np.testing.assert_allclose(c, expected, rtol=0, atol=16 * 2**-24 * np.abs(expected).max() * 4)
+
+
+HOST = {
+    "a copy that is waited for": "ok",
+    "a copy that is not waited for": "not there",
+    "a wait for what came before the copy": "not there",
+    "the largest launch": "ok",
+    "no block": "launch limit: grid.x 0, of at most 2147483647",
+    "too many rows of blocks": "launch limit: grid.y 65536, of at most 65535",
+    "too many threads": "launch limit: threads of a block 1088, of at most 1024",
+    "more shared memory than was asked for": "launch limit: bytes of shared memory 49153, of at most 49152",
+    "more than there is": "cudaErrorInvalidValue",
+    "as much as was asked for": "ok",
+    "more than was asked for": "launch limit: bytes of shared memory 73729, of at most 73728",
+}
+
+
+def test_what_the_host_gets_wrong_is_named(tmp_path):
+    """Reading what is still under way, and launches that no card would take."""
+    source, program = operators.RUNTIME / "self_test.cpp", tmp_path / "self_test"
+    subprocess.run([build.COMPILER, "-std=c++17", "-Wall", "-Werror", source, "-o", program], check=True)
+    said = subprocess.run([program], check=True, capture_output=True, text=True).stdout
+    assert dict(line.split(": ", 1) for line in said.splitlines()) == HOST

@@ -16,6 +16,7 @@ import torch
 from . import build as emulator
 
 RUNTIME = Path(__file__).parent / "host_runtime"
+POINTER = "kernel"  # what a launcher calls the kernels that it is given
 CONCURRENT = ("select_kernel",)  # blocks of these wait for each other
 
 # What the torch side says of a device, and what it says here.
@@ -58,7 +59,8 @@ def rewrite_launches(text: str) -> str:
         kernel = head[begin:]
         waits = "true" if kernel.split("<")[0] in CONCURRENT else "false"
         caller = f"[=](auto... args) {{ {kernel}(args...); }}"
-        call = f"emulator::configured({caller}, {waits}, {text[at + 3 : end]})"
+        pointer = f"reinterpret_cast<const void*>({kernel})" if kernel == POINTER else "nullptr"
+        call = f"emulator::configured({caller}, {pointer}, {waits}, {text[at + 3 : end]})"
         text = head[:begin] + call + text[end + 3 :]
     return text
 
