@@ -8,7 +8,7 @@
 namespace pact {
 
 // The three inputs of the importance score, against each other.
-inline Heads check_importance_inputs(const char* op, const Tensor& hidden, const Tensor& keys, const Tensor& queries) {
+inline Heads check_importance_inputs(Operator op, const Tensor& hidden, const Tensor& keys, const Tensor& queries) {
   check_floating({op, "hidden"}, hidden);
   check_matrix({op, "hidden"}, hidden, "[n, d]");
   const Heads heads = check_heads(op, keys, queries);
@@ -22,15 +22,15 @@ inline Heads check_importance_inputs(const char* op, const Tensor& hidden, const
   return heads;
 }
 
-inline Heads check_euti_scores_inputs(const Tensor& hidden, const Tensor& keys, const Tensor& queries,
+inline Heads check_euti_scores_inputs(Operator op, const Tensor& hidden, const Tensor& keys, const Tensor& queries,
                                       const std::optional<double>& scale) {
-  const Heads heads = check_importance_inputs("euti_scores", hidden, keys, queries);
-  check_scale({"euti_scores", "scale"}, scale);
+  const Heads heads = check_importance_inputs(op, hidden, keys, queries);
+  check_scale({op, "scale"}, scale);
   return heads;
 }
 
 // What the data alone tells, of inputs that are finite themselves.
-[[noreturn]] inline void fail_scores(const char* op) {
+[[noreturn]] inline void fail_scores(Operator op) {
   fail(op, "the importance scores must be finite, got NaN or Inf: the inputs are too large");
 }
 
@@ -39,10 +39,10 @@ inline void check_density_inputs(const Tensor& keys, double dn) {
   check_normalisation({"density", "dn"}, dn);
 }
 
-inline void check_dbdpc_inputs(const Tensor& keys, double dc, double dn) {
-  check_keys({"dbdpc", "keys"}, keys);
-  check_cutoff({"dbdpc", "dc"}, dc);
-  check_normalisation({"dbdpc", "dn"}, dn);
+inline void check_dbdpc_inputs(Operator op, const Tensor& keys, double dc, double dn) {
+  check_keys({op, "keys"}, keys);
+  check_cutoff({op, "dc"}, dc);
+  check_normalisation({op, "dn"}, dn);
 }
 
 inline void check_max_distance_inputs(const Tensor& keys) { check_keys({"max_distance", "keys"}, keys); }
@@ -75,8 +75,7 @@ struct Config {
   bool gaussian;
 };
 
-// Of `op`, reduce or reduce_to.
-inline Heads check_reduce_inputs(const char* op, const Tensor& hidden, const Tensor& keys, const Tensor& queries,
+inline Heads check_reduce_inputs(Operator op, const Tensor& hidden, const Tensor& keys, const Tensor& queries,
                                  const Tensor& cluster_keys, const std::optional<Tensor>& scores, const Config& c) {
   const Argument cluster_arg{op, "cluster_keys"};
   const Heads heads = check_importance_inputs(op, hidden, keys, queries);
@@ -100,6 +99,43 @@ inline Heads check_reduce_to_inputs(const Tensor& hidden, const Tensor& keys, co
   check_number({"reduce_to", "count"}, count, "in [1, 2^31)", count >= 1 && count <= INT32_MAX);
   return heads;
 }
+
+// --- Packed: the same operators over several sequences, one behind the other ----------------------------------------
+
+constexpr Operator kEutiScoresPacked{"euti_scores_packed", true}, kDbdpcPacked{"dbdpc_packed", true};
+constexpr Operator kReducePacked{"reduce_packed", true}, kReduceToPacked{"reduce_to_packed", true};
+
+inline Heads check_euti_scores_packed_inputs(const Tensor& hidden, const Tensor& keys, const Tensor& queries,
+                                             const Tensor& cu_seqlens, const std::optional<double>& scale) {
+  const Heads heads = check_euti_scores_inputs(kEutiScoresPacked, hidden, keys, queries, scale);
+  check_sequences({kEutiScoresPacked, "cu_seqlens"}, cu_seqlens);
+  return heads;
+}
+
+inline void check_dbdpc_packed_inputs(const Tensor& keys, const Tensor& cu_seqlens, double dc, double dn) {
+  check_dbdpc_inputs(kDbdpcPacked, keys, dc, dn);
+  check_sequences({kDbdpcPacked, "cu_seqlens"}, cu_seqlens);
+}
+
+inline Heads check_reduce_packed_inputs(const Tensor& hidden, const Tensor& keys, const Tensor& queries,
+                                        const Tensor& cluster_keys, const Tensor& cu_seqlens,
+                                        const std::optional<Tensor>& scores, const Config& c) {
+  const Heads heads = check_reduce_inputs(kReducePacked, hidden, keys, queries, cluster_keys, scores, c);
+  check_sequences({kReducePacked, "cu_seqlens"}, cu_seqlens);
+  return heads;
+}
+
+inline Heads check_reduce_to_packed_inputs(const Tensor& hidden, const Tensor& keys, const Tensor& queries,
+                                           const Tensor& cluster_keys, const Tensor& cu_seqlens, const Tensor& counts,
+                                           const std::optional<Tensor>& scores, const Config& c) {
+  const Heads heads = check_reduce_inputs(kReduceToPacked, hidden, keys, queries, cluster_keys, scores, c);
+  check_sequences({kReduceToPacked, "cu_seqlens"}, cu_seqlens);
+  check_per_sequence({kReduceToPacked, "counts"}, counts, cu_seqlens);
+  return heads;
+}
+
+// --- What other methods are made of
+// ------------------------------------------------------------------------------------
 
 inline Heads check_received_attention_inputs(const Tensor& queries, const Tensor& keys,
                                              const std::optional<Tensor>& rows, std::optional<int64_t> first,

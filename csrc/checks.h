@@ -5,6 +5,7 @@
 #include <cmath>
 #include <cstdint>
 #include <optional>
+#include <vector>
 
 #include "describe.h"
 #include "dtype.h"
@@ -52,7 +53,7 @@ inline void check_same_device(Argument arg, const Tensor& t, const char* other_n
 
 inline void check_shape(Argument arg, const Tensor& t, const char* wanted, bool ok) {
   if (!ok) arg.fail("must be ", wanted, ", got ", shape_of(t));
-  if (t.numel() == 0) arg.fail("must not be empty, got ", shape_of(t));
+  if (arg.op.packed ? width_of(t) == 0 : t.numel() == 0) arg.fail("must not be empty, got ", shape_of(t));
   if (t.size(0) > INT32_MAX) arg.fail("must have fewer than 2^31 rows, got ", shape_of(t));
 }
 
@@ -93,12 +94,12 @@ struct Heads {
   int64_t group;    // Hq / Hk
 };
 
-inline Heads check_heads(const char* op, const Tensor& keys, const Tensor& queries) {
+inline Heads check_heads(Operator op, const Tensor& keys, const Tensor& queries) {
   const Argument arg{op, "queries"};
   check_keys({op, "keys"}, keys);
   check_floating(arg, queries);
   check_shape(arg, queries, "[n, Hq * dh] or [n, Hq, dh]", queries.dim() == 2 || queries.dim() == 3);
-  const int64_t key_width = keys.numel() / keys.size(0), query_width = queries.numel() / queries.size(0);
+  const int64_t key_width = width_of(keys), query_width = width_of(queries);
   const int64_t size = keys.dim() == 3 ? keys.size(2) : (queries.dim() == 3 ? queries.size(2) : key_width);
   if (queries.dim() == 3 && queries.size(2) != size)
     arg.fail("must have the head size of keys, ", size, ", got ", shape_of(queries));
@@ -120,6 +121,49 @@ inline void check_per_token(Argument arg, const Tensor& t, const char* other_nam
 inline void check_count(Argument arg, int64_t count, const Tensor& keys) {
   if (count < 1 || count > keys.size(0))
     arg.fail("must be at least 1 and at most the rows of keys, ", keys.size(0), ", got ", count);
+}
+
+// Where each of B sequences begins among the rows of `other`, and where the last ends: [B + 1], as variable-length
+// attention takes it.
+inline void check_sequences(Argument arg, const Tensor& t) {
+  check_dtype(arg, t, ScalarType::Int);
+  if (t.dim() != 1 || t.size(0) < 1) arg.fail("must be [B + 1], got ", shape_of(t));
+}
+
+// A number per sequence.
+inline void check_per_sequence(Argument arg, const Tensor& t, const Tensor& cu_seqlens) {
+  check_dtype(arg, t, ScalarType::Int);
+  if (t.dim() != 1) arg.fail("must be [B], got ", shape_of(t));
+  if (t.size(0) != cu_seqlens.size(0) - 1)
+    arg.fail("must have as many numbers as there are sequences in cu_seqlens, ", cu_seqlens.size(0) - 1, ", got ",
+             shape_of(t));
+}
+
+// The numbers of an int32 tensor, which the host needs.
+inline std::vector<int> numbers_on_host(Argument arg, const Tensor& t) {
+  if (!t.is_cpu()) arg.fail("must be on the CPU, which sizes the results by it, got ", device_of(t));
+  std::vector<int> numbers(t.size(0));
+  const int* first = t.const_data_ptr<int>();
+  for (size_t i = 0; i < numbers.size(); ++i) numbers[i] = first[int64_t(i) * t.stride(0)];
+  return numbers;
+}
+
+inline std::vector<int> read_sequences(Argument arg, const Tensor& t, const char* other_name, const Tensor& other) {
+  const std::vector<int> begin = numbers_on_host(arg, t);
+  if (begin[0] != 0) arg.fail("must begin with 0, got ", begin[0]);
+  for (size_t i = 1; i < begin.size(); ++i)
+    if (begin[i] < begin[i - 1]) arg.fail("must not descend, as it does after ", begin[i - 1], ", got ", begin[i]);
+  if (begin.back() != other.size(0))
+    arg.fail("must end with the rows of ", other_name, ", ", other.size(0), ", got ", begin.back());
+  return begin;
+}
+
+// How many tokens of each sequence.
+inline std::vector<int> read_counts(Argument arg, const Tensor& t) {
+  const std::vector<int> counts = numbers_on_host(arg, t);
+  for (const int count : counts)
+    if (count < 1) arg.fail("must be at least 1 for every sequence, got ", count);
+  return counts;
 }
 
 }  // namespace pact

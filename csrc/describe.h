@@ -28,6 +28,13 @@ std::string shape_name(const Sizes& sizes) {
 
 inline std::string shape_of(const Tensor& t) { return shape_name(t.sizes()); }
 
+// Elements of a row, when a tensor's trailing dimensions are flattened.
+inline int64_t width_of(const Tensor& t) {
+  int64_t width = 1;
+  for (int64_t d = 1; d < t.dim(); ++d) width *= t.size(d);
+  return width;
+}
+
 // Tensor::scalar_type throws for a dtype that the stable ABI does not list. The numbers are those of every torch: files
 // are written with them.
 inline ScalarType scalar_type(const Tensor& t) {

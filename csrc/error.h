@@ -46,14 +46,21 @@ std::string joined(const Words&... words) {
   return message.str();
 }
 
+struct Operator {
+  constexpr Operator(const char* name, bool packed = false) : name(name), packed(packed) {}
+
+  const char* name;
+  bool packed;  // takes several sequences, of which some, and so all, may have no rows
+};
+
 template <typename... Words>
-[[noreturn]] void fail(const char* op, const Words&... words) {
-  throw Error(joined("pact::", op, ": ", words...));
+[[noreturn]] void fail(Operator op, const Words&... words) {
+  throw Error(joined("pact::", op.name, ": ", words...));
 }
 
 // One argument of one operator, as the messages name it.
 struct Argument {
-  const char* op;
+  Operator op;
   const char* name;
 
   template <typename... Words>

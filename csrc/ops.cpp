@@ -24,6 +24,19 @@ STABLE_TORCH_LIBRARY(pact, m) {
   m.def("nearest_denser(Tensor keys, Tensor density) -> (Tensor distances, Tensor indices)");
   m.def("farthest_points(Tensor keys, SymInt count, *, SymInt? first=None) -> Tensor");
   m.def("dpp_select(Tensor keys, Tensor relevance, SymInt count) -> Tensor");
+  m.def(
+      "euti_scores_packed(Tensor hidden, Tensor keys, Tensor queries, Tensor cu_seqlens, float? scale=None) -> Tensor");
+  m.def(
+      "dbdpc_packed(Tensor keys, Tensor cu_seqlens, float dc, float dn, *, bool gaussian=False) "
+      "-> (Tensor centers, Tensor labels, Tensor cu_centers)");
+  m.def(
+      "reduce_packed(Tensor hidden, Tensor keys, Tensor queries, Tensor cluster_keys, Tensor cu_seqlens, "
+      "float prune_ratio, float dc, float dn, float alpha, *, Tensor? scores=None, float? scale=None, "
+      "bool gaussian=False) -> (Tensor merged, Tensor sizes, Tensor centers, Tensor labels, Tensor cu_centers)");
+  m.def(
+      "reduce_to_packed(Tensor hidden, Tensor keys, Tensor queries, Tensor cluster_keys, Tensor cu_seqlens, "
+      "Tensor counts, float prune_ratio, float dc, float dn, float alpha, *, Tensor? scores=None, float? scale=None, "
+      "bool gaussian=False) -> (Tensor merged, Tensor sizes, Tensor centers, Tensor labels, Tensor cu_centers)");
 }
 
 namespace pact {
@@ -35,7 +48,7 @@ struct Named {
 };
 
 // What the checks let through and still came here: the first tensor that is not where an operator could be.
-[[noreturn]] void fail_backend(const char* op, std::initializer_list<Named> tensors) {
+[[noreturn]] void fail_backend(Operator op, std::initializer_list<Named> tensors) {
   for (const auto& [name, t] : tensors) {
     if (layout_of(t) != "strided" || !(t.is_cpu() || t.is_cuda()))
       Argument{op, name}.fail("must be a strided tensor on the CPU or a CUDA device, got ", layout_of(t), " on ",
@@ -45,7 +58,7 @@ struct Named {
 }
 
 Tensor euti_scores(const Tensor& hidden, const Tensor& keys, const Tensor& queries, std::optional<double> scale) {
-  check_euti_scores_inputs(hidden, keys, queries, scale);
+  check_euti_scores_inputs("euti_scores", hidden, keys, queries, scale);
   fail_backend("euti_scores", {{"hidden", hidden}, {"keys", keys}, {"queries", queries}});
 }
 
@@ -55,7 +68,7 @@ Tensor density(const Tensor& keys, double dn, bool) {
 }
 
 std::tuple<Tensor, Tensor> dbdpc(const Tensor& keys, double dc, double dn, bool) {
-  check_dbdpc_inputs(keys, dc, dn);
+  check_dbdpc_inputs("dbdpc", keys, dc, dn);
   fail_backend("dbdpc", {{"keys", keys}});
 }
 
@@ -122,6 +135,52 @@ Tensor dpp_select(const Tensor& keys, const Tensor& relevance, int64_t count) {
   fail_backend("dpp_select", {{"keys", keys}, {"relevance", relevance}});
 }
 
+Tensor euti_scores_packed(const Tensor& hidden, const Tensor& keys, const Tensor& queries, const Tensor& cu_seqlens,
+                          std::optional<double> scale) {
+  check_euti_scores_packed_inputs(hidden, keys, queries, cu_seqlens, scale);
+  fail_backend("euti_scores_packed",
+               {{"hidden", hidden}, {"keys", keys}, {"queries", queries}, {"cu_seqlens", cu_seqlens}});
+}
+
+std::tuple<Tensor, Tensor, Tensor> dbdpc_packed(const Tensor& keys, const Tensor& cu_seqlens, double dc, double dn,
+                                                bool) {
+  check_dbdpc_packed_inputs(keys, cu_seqlens, dc, dn);
+  fail_backend("dbdpc_packed", {{"keys", keys}, {"cu_seqlens", cu_seqlens}});
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> reduce_packed(const Tensor& hidden, const Tensor& keys,
+                                                                 const Tensor& queries, const Tensor& cluster_keys,
+                                                                 const Tensor& cu_seqlens, double prune_ratio,
+                                                                 double dc, double dn, double alpha,
+                                                                 const std::optional<Tensor>& scores,
+                                                                 std::optional<double> scale, bool gaussian) {
+  check_reduce_packed_inputs(hidden, keys, queries, cluster_keys, cu_seqlens, scores,
+                             {prune_ratio, dc, dn, alpha, scale, gaussian});
+  fail_backend("reduce_packed", {{"hidden", hidden},
+                                 {"keys", keys},
+                                 {"queries", queries},
+                                 {"cluster_keys", cluster_keys},
+                                 {"cu_seqlens", cu_seqlens},
+                                 {"scores", scores.value_or(hidden)}});
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> reduce_to_packed(const Tensor& hidden, const Tensor& keys,
+                                                                    const Tensor& queries, const Tensor& cluster_keys,
+                                                                    const Tensor& cu_seqlens, const Tensor& counts,
+                                                                    double prune_ratio, double dc, double dn,
+                                                                    double alpha, const std::optional<Tensor>& scores,
+                                                                    std::optional<double> scale, bool gaussian) {
+  check_reduce_to_packed_inputs(hidden, keys, queries, cluster_keys, cu_seqlens, counts, scores,
+                                {prune_ratio, dc, dn, alpha, scale, gaussian});
+  fail_backend("reduce_to_packed", {{"hidden", hidden},
+                                    {"keys", keys},
+                                    {"queries", queries},
+                                    {"cluster_keys", cluster_keys},
+                                    {"cu_seqlens", cu_seqlens},
+                                    {"counts", counts},
+                                    {"scores", scores.value_or(hidden)}});
+}
+
 }  // namespace
 }  // namespace pact
 
@@ -139,4 +198,8 @@ STABLE_TORCH_LIBRARY_IMPL(pact, CompositeExplicitAutograd, m) {
   m.impl("nearest_denser", PACT_BOX("nearest_denser", &pact::nearest_denser));
   m.impl("farthest_points", PACT_BOX("farthest_points", &pact::farthest_points));
   m.impl("dpp_select", PACT_BOX("dpp_select", &pact::dpp_select));
+  m.impl("euti_scores_packed", PACT_BOX("euti_scores_packed", &pact::euti_scores_packed));
+  m.impl("dbdpc_packed", PACT_BOX("dbdpc_packed", &pact::dbdpc_packed));
+  m.impl("reduce_packed", PACT_BOX("reduce_packed", &pact::reduce_packed));
+  m.impl("reduce_to_packed", PACT_BOX("reduce_to_packed", &pact::reduce_to_packed));
 }

@@ -300,3 +300,133 @@ def dpp_select(keys: Tensor, relevance: Tensor, count: int) -> Tensor:
         int64 ``[count]``, token indices in order of choice.
     """
     return _call(_ops.dpp_select, keys, relevance, count)
+
+
+# --- Several sequences in one call: their rows one behind the other, as variable-length attention takes them. Each comes
+# out with the bits it would have alone. On CUDA the host waits once for all of them, and for `reduce_to_packed` never.
+#
+# cu_seqlens: int32 [B + 1] on the CPU, whatever the device: sequence b is the rows [cu_seqlens[b], cu_seqlens[b + 1]).
+# It begins with 0, ends with the number of rows, and a sequence may have none.
+# cu_centers: the same of the merged tokens: those of sequence b are [cu_centers[b], cu_centers[b + 1]).
+
+
+def euti_scores_packed(
+    hidden: Tensor, keys: Tensor, queries: Tensor, cu_seqlens: Tensor, scale: float | None = None
+) -> Tensor:
+    """`euti_scores` of B sequences, each on its own.
+
+    Args:
+        hidden, keys, queries, scale: as in `euti_scores`, n the rows of all sequences together.
+        cu_seqlens: int32 ``[B + 1]`` on the CPU, where each sequence begins, and where the last ends.
+
+    Returns:
+        Scores, float32 ``[n]``.
+    """
+    return _call(_ops.euti_scores_packed, hidden, keys, queries, cu_seqlens, scale)
+
+
+def dbdpc_packed(
+    keys: Tensor, cu_seqlens: Tensor, dc: float, dn: float, *, gaussian: bool = False
+) -> tuple[Tensor, Tensor, Tensor]:
+    """`dbdpc` of B sequences, each on its own.
+
+    Args:
+        keys, dc, dn, gaussian: as in `dbdpc`, n the rows of all sequences together.
+        cu_seqlens: int32 ``[B + 1]`` on the CPU, where each sequence begins, and where the last ends.
+
+    Returns:
+        centers: int64 ``[c]``, ascending rows of `keys`.
+        labels: int64 ``[n]``, positions in `centers`.
+        cu_centers: int32 ``[B + 1]`` on the CPU, where each sequence's centres begin, and where the last ones end.
+    """
+    return _call(_ops.dbdpc_packed, keys, cu_seqlens, dc, dn, gaussian=gaussian)
+
+
+def reduce_packed(
+    hidden: Tensor,
+    keys: Tensor,
+    queries: Tensor,
+    cluster_keys: Tensor,
+    cu_seqlens: Tensor,
+    prune_ratio: float,
+    dc: float,
+    dn: float,
+    alpha: float,
+    *,
+    scores: Tensor | None = None,
+    scale: float | None = None,
+    gaussian: bool = False,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """`reduce` of B sequences, each on its own: a whole batch in one call, and on CUDA in one wait for the device.
+
+    Args:
+        hidden, keys, queries, cluster_keys, prune_ratio, dc, dn, alpha, scores, scale, gaussian: as in `reduce`, n the
+            rows of all sequences together.
+        cu_seqlens: int32 ``[B + 1]`` on the CPU, where each sequence begins, and where the last ends.
+
+    Returns:
+        merged: ``[c, d]`` in the dtype of hidden, the sequences one behind the other.
+        sizes: int64 ``[c]``, members of each cluster.
+        centers: int64 ``[c]``, ascending rows of `hidden`.
+        labels: int64 ``[n]``, a row of `merged`, or -1 for a discarded token.
+        cu_centers: int32 ``[B + 1]`` on the CPU, where each sequence's merged tokens begin, and where the last ones end.
+    """
+    return _call(
+        _ops.reduce_packed,
+        hidden,
+        keys,
+        queries,
+        cluster_keys,
+        cu_seqlens,
+        prune_ratio,
+        dc,
+        dn,
+        alpha,
+        scores=scores,
+        scale=scale,
+        gaussian=gaussian,
+    )
+
+
+def reduce_to_packed(
+    hidden: Tensor,
+    keys: Tensor,
+    queries: Tensor,
+    cluster_keys: Tensor,
+    cu_seqlens: Tensor,
+    counts: Tensor,
+    prune_ratio: float,
+    dc: float,
+    dn: float,
+    alpha: float,
+    *,
+    scores: Tensor | None = None,
+    scale: float | None = None,
+    gaussian: bool = False,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """`reduce_to` of B sequences, each with a budget of its own.
+
+    Args:
+        counts: int32 ``[B]`` on the CPU, tokens wanted of each sequence, >= 1; a shorter sequence keeps all it has.
+        hidden, keys, queries, cluster_keys, cu_seqlens, prune_ratio, dc, dn, alpha, scores, scale, gaussian: as in
+            `reduce_packed`.
+
+    Returns:
+        merged, sizes, centers, labels, cu_centers: as those of `reduce_packed`.
+    """
+    return _call(
+        _ops.reduce_to_packed,
+        hidden,
+        keys,
+        queries,
+        cluster_keys,
+        cu_seqlens,
+        counts,
+        prune_ratio,
+        dc,
+        dn,
+        alpha,
+        scores=scores,
+        scale=scale,
+        gaussian=gaussian,
+    )

@@ -64,7 +64,8 @@ class Argument(NamedTuple):
         shape = self.value.shape
         if len(shape) not in ranks:
             self.fail(f"be {wanted}", shape)
-        if any(fails(size != 0) for size in shape):
+        # Of several sequences, some may have no rows, and so all.
+        if any(fails(size != 0) for size in (shape[1:] if self.op.endswith("_packed") else shape)):
             raise RuntimeError(f"pact::{self.op}: {self.name} must not be empty, got {in_words(shape)}")
         if fails(shape[0] <= MOST):
             self.fail("have fewer than 2^31 rows", shape)
@@ -135,9 +136,23 @@ def check_importance(op: str, hidden: Tensor, keys: Tensor, queries: Tensor) -> 
     return h
 
 
-def euti_scores(hidden, keys, queries, scale=None):
-    check_importance("euti_scores", hidden, keys, queries)
-    check_scale("euti_scores", scale)
+def check_sequences(op: str, cu_seqlens: Tensor, rows: Tensor) -> None:
+    """Where each sequence begins, and where the last ends: on the host, if the rows are anywhere."""
+    bounds = Argument(op, "cu_seqlens", cu_seqlens)
+    bounds.check_dtype("int32", torch.int32)
+    if cu_seqlens.ndim != 1 or fails(cu_seqlens.shape[0] >= 1):
+        bounds.fail("be [B + 1]", cu_seqlens.shape)
+    check_on_host(bounds, rows)
+
+
+def check_on_host(numbers: Argument, rows: Tensor) -> None:
+    if not (numbers.value.is_cpu or rows.is_meta):
+        numbers.fail("be on the CPU, which sizes the results by it", numbers.value.device)
+
+
+def euti_scores(hidden, keys, queries, scale=None, op="euti_scores"):
+    check_importance(op, hidden, keys, queries)
+    check_scale(op, scale)
     return hidden.new_empty(hidden.shape[0], dtype=torch.float32)
 
 
@@ -147,12 +162,15 @@ def density(keys, dn, *, gaussian=False):
     return keys.new_empty(keys.shape[0], dtype=torch.float32)
 
 
-def dbdpc(keys, dc, dn, *, gaussian=False):
-    Argument("dbdpc", "keys", keys).check_keys()
-    check_cutoff("dbdpc", dc)
-    check_normalisation("dbdpc", dn)
-    c = new_size()
-    return keys.new_empty(c, dtype=torch.int64), keys.new_empty(keys.shape[0], dtype=torch.int64)
+def dbdpc(keys, dc, dn, *, gaussian=False, op="dbdpc"):
+    Argument(op, "keys", keys).check_keys()
+    check_cutoff(op, dc)
+    check_normalisation(op, dn)
+    return clustered(keys)
+
+
+def clustered(keys):
+    return keys.new_empty(new_size(), dtype=torch.int64), keys.new_empty(keys.shape[0], dtype=torch.int64)
 
 
 def assign(keys, centers, max_distance):
@@ -265,6 +283,71 @@ def dpp_select(keys, relevance, count):
     return keys.new_empty(count, dtype=torch.int64)
 
 
+# --- Packed sequences ------------------------------------------------------------------------------------------------
+
+
+def euti_scores_packed(hidden, keys, queries, cu_seqlens, scale=None):
+    scores = euti_scores(hidden, keys, queries, scale, "euti_scores_packed")
+    check_sequences("euti_scores_packed", cu_seqlens, hidden)
+    return scores
+
+
+def dbdpc_packed(keys, cu_seqlens, dc, dn, *, gaussian=False):
+    found = dbdpc(keys, dc, dn, op="dbdpc_packed")
+    check_sequences("dbdpc_packed", cu_seqlens, keys)
+    return *found, torch.empty_like(cu_seqlens)
+
+
+def reduce_packed(
+    hidden,
+    keys,
+    queries,
+    cluster_keys,
+    cu_seqlens,
+    prune_ratio,
+    dc,
+    dn,
+    alpha,
+    *,
+    scores=None,
+    scale=None,
+    gaussian=False,
+):
+    op = "reduce_packed"
+    check_reduce(op, hidden, keys, queries, cluster_keys, prune_ratio, dc, dn, alpha, scores, scale)
+    check_sequences(op, cu_seqlens, hidden)
+    return *reduced(hidden, new_size()), torch.empty_like(cu_seqlens)
+
+
+def reduce_to_packed(
+    hidden,
+    keys,
+    queries,
+    cluster_keys,
+    cu_seqlens,
+    counts,
+    prune_ratio,
+    dc,
+    dn,
+    alpha,
+    *,
+    scores=None,
+    scale=None,
+    gaussian=False,
+):
+    op, number = "reduce_to_packed", Argument("reduce_to_packed", "counts", counts)
+    check_reduce(op, hidden, keys, queries, cluster_keys, prune_ratio, dc, dn, alpha, scores, scale)
+    check_sequences(op, cu_seqlens, hidden)
+    number.check_dtype("int32", torch.int32)
+    if counts.ndim != 1:
+        number.fail("be [B]", counts.shape)
+    sequences = cu_seqlens.shape[0] - 1
+    if fails(counts.shape[0] == sequences):
+        number.fail(f"have as many numbers as there are sequences in cu_seqlens, {sequences}", counts.shape)
+    check_on_host(number, hidden)
+    return *reduced(hidden, new_size()), torch.empty_like(cu_seqlens)
+
+
 def new_size():
     """How many centers there are is known only from the data: an unbacked symbolic size."""
     return get_ctx().new_dynamic_size()
@@ -275,5 +358,6 @@ def register() -> None:
     for function in (
         *(euti_scores, density, dbdpc, assign, segment_mean, max_distance, reduce, reduce_to),
         *(received_attention, nearest_denser, farthest_points, dpp_select),
+        *(euti_scores_packed, dbdpc_packed, reduce_packed, reduce_to_packed),
     ):
         register_fake(f"pact::{function.__name__}", function)

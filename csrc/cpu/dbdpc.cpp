@@ -1,15 +1,34 @@
-#include "clustering.h"
+#include "sequences.h"
 
 namespace pact {
+namespace {
 
-static std::tuple<Tensor, Tensor> dbdpc_cpu(const Tensor& keys, double dc, double dn, bool gaussian) {
-  const Argument arg{"dbdpc", "keys"};
-  check_dbdpc_inputs(keys, dc, dn);
-  const FiniteRows k(arg, keys);
-  const Clusters clusters = Clustering(k.rows, nullptr, k.n, dc, {dn, gaussian}).cluster();
-  return {to_tensor(clusters.centers), to_tensor(clusters.labels)};
+PackedClusters clusters_of(Operator op, const Tensor& keys, const Sequences& sequences, double dc, DensityForm form) {
+  const FiniteRows k({op, "keys"}, keys);
+  return cluster_sequences(sequences, [&](int64_t b) {
+    const InputRows own = k.range(sequences.begin(b), sequences.end(b));
+    return Clustering(own.rows, nullptr, own.n, dc, form).cluster();
+  });
 }
 
+std::tuple<Tensor, Tensor> dbdpc_cpu(const Tensor& keys, double dc, double dn, bool gaussian) {
+  check_dbdpc_inputs("dbdpc", keys, dc, dn);
+  const PackedClusters found = clusters_of("dbdpc", keys, Sequences(keys), dc, {dn, gaussian});
+  return {found.centers, found.labels};
+}
+
+std::tuple<Tensor, Tensor, Tensor> dbdpc_packed_cpu(const Tensor& keys, const Tensor& cu_seqlens, double dc, double dn,
+                                                    bool gaussian) {
+  check_dbdpc_packed_inputs(keys, cu_seqlens, dc, dn);
+  const Sequences sequences(read_sequences({kDbdpcPacked, "cu_seqlens"}, cu_seqlens, "keys", keys));
+  const PackedClusters found = clusters_of(kDbdpcPacked, keys, sequences, dc, {dn, gaussian});
+  return {found.centers, found.labels, found.cu_centers};
+}
+
+}  // namespace
 }  // namespace pact
 
-STABLE_TORCH_LIBRARY_IMPL(pact, CPU, m) { m.impl("dbdpc", PACT_BOX("dbdpc", &pact::dbdpc_cpu)); }
+STABLE_TORCH_LIBRARY_IMPL(pact, CPU, m) {
+  m.impl("dbdpc", PACT_BOX("dbdpc", &pact::dbdpc_cpu));
+  m.impl("dbdpc_packed", PACT_BOX("dbdpc_packed", &pact::dbdpc_packed_cpu));
+}

@@ -1,7 +1,7 @@
 // EUTI: one pass over the queries for their mean, one over keys and hidden states for logits and norms, then the
 // softmax over tokens. In double throughout: reading memory costs more, and finite inputs cannot overflow before the
 // last rounding. So a sum that is not finite means an input that is not, and no pass is spent on looking for one.
-#include "stages.h"
+#include "sequences.h"
 
 namespace pact {
 namespace {
@@ -26,8 +26,8 @@ Vector<double> column_means(const InputRows& x) {
 
 }  // namespace
 
-Tensor importance(const InputRows& hidden, const InputRows& keys, const InputRows& queries, Heads heads,
-                  std::optional<double> scale) {
+void importance(const InputRows& hidden, const InputRows& keys, const InputRows& queries, Heads heads,
+                std::optional<double> scale, float* scores) {
   const int64_t n = hidden.n, chunks = ceil_div(n, kChunk);
   const double factor = scale.value_or(1 / std::sqrt(double(heads.size)));
   const Vector<double> query_mean = column_means(queries);
@@ -69,28 +69,50 @@ Tensor importance(const InputRows& hidden, const InputRows& keys, const InputRow
   for (int64_t c = 0; c < chunks; ++c)
     for (int64_t h = 0; h < heads.queries; ++h) total[h] += partial[c * heads.queries + h];
 
-  Tensor scores = empty_cpu({n}, ScalarType::Float);
-  float* score = scores.mutable_data_ptr<float>();
   std::atomic<bool> scores_finite{true};
   for_each_chunk(n, kChunk, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
       double mean = 0;
       for (int64_t h = 0; h < heads.queries; ++h) mean += weight[i * heads.queries + h] / total[h];
-      score[i] = float(mean / double(heads.queries) * norm[i]);
-      if (!std::isfinite(score[i])) scores_finite = false;
+      scores[i] = float(mean / double(heads.queries) * norm[i]);
+      if (!std::isfinite(scores[i])) scores_finite = false;
     }
   });
   if (!scores_finite) fail_scores(hidden.arg.op);
+}
+
+namespace {
+
+Tensor scores_of(Operator op, const Tensor& hidden, const Tensor& keys, const Tensor& queries,
+                 const Sequences& sequences, Heads heads, std::optional<double> scale) {
+  const InputRows h({op, "hidden"}, hidden), k({op, "keys"}, keys), q({op, "queries"}, queries);
+  Tensor scores = empty_cpu({h.n}, ScalarType::Float);
+  float* score = scores.mutable_data_ptr<float>();
+  for_each_sequence(sequences, [&](int64_t b) {
+    const int64_t begin = sequences.begin(b), end = sequences.end(b);
+    importance(h.range(begin, end), k.range(begin, end), q.range(begin, end), heads, scale, score + begin);
+  });
   return scores;
 }
 
-static Tensor euti_scores_cpu(const Tensor& hidden, const Tensor& keys, const Tensor& queries,
-                              std::optional<double> scale) {
-  constexpr const char* op = "euti_scores";
-  const Heads heads = check_euti_scores_inputs(hidden, keys, queries, scale);
-  return importance({{op, "hidden"}, hidden}, {{op, "keys"}, keys}, {{op, "queries"}, queries}, heads, scale);
+Tensor euti_scores_cpu(const Tensor& hidden, const Tensor& keys, const Tensor& queries, std::optional<double> scale) {
+  constexpr Operator op = "euti_scores";
+  const Heads heads = check_euti_scores_inputs(op, hidden, keys, queries, scale);
+  return scores_of(op, hidden, keys, queries, Sequences(hidden), heads, scale);
 }
 
+Tensor euti_scores_packed_cpu(const Tensor& hidden, const Tensor& keys, const Tensor& queries, const Tensor& cu_seqlens,
+                              std::optional<double> scale) {
+  constexpr Operator op = kEutiScoresPacked;
+  const Heads heads = check_euti_scores_packed_inputs(hidden, keys, queries, cu_seqlens, scale);
+  const Sequences sequences(read_sequences({op, "cu_seqlens"}, cu_seqlens, "hidden", hidden));
+  return scores_of(op, hidden, keys, queries, sequences, heads, scale);
+}
+
+}  // namespace
 }  // namespace pact
 
-STABLE_TORCH_LIBRARY_IMPL(pact, CPU, m) { m.impl("euti_scores", PACT_BOX("euti_scores", &pact::euti_scores_cpu)); }
+STABLE_TORCH_LIBRARY_IMPL(pact, CPU, m) {
+  m.impl("euti_scores", PACT_BOX("euti_scores", &pact::euti_scores_cpu));
+  m.impl("euti_scores_packed", PACT_BOX("euti_scores_packed", &pact::euti_scores_packed_cpu));
+}

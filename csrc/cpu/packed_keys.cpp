@@ -3,10 +3,7 @@
 namespace pact {
 
 InputRows::InputRows(Argument arg, const Tensor& t)
-    : arg(arg),
-      owner(contiguous_cpu(t)),
-      rows{owner.const_data_ptr(), dtype_of(t), t.numel() / t.size(0)},
-      n(t.size(0)) {}
+    : arg(arg), owner(contiguous_cpu(t)), rows{owner.const_data_ptr(), dtype_of(t), width_of(t)}, n(t.size(0)) {}
 
 void InputRows::check_finite() const {
   constexpr int64_t kChunk = int64_t{1} << 20;
@@ -17,6 +14,13 @@ void InputRows::check_finite() const {
     if (!kernels().all_finite(data, rows.dtype, end - begin)) finite = false;
   });
   if (!finite) fail_finite();
+}
+
+InputRows InputRows::range(int64_t begin, int64_t end) const {
+  InputRows some = *this;
+  some.rows.data = static_cast<const char*>(rows.data) + begin * rows.width * int64_t(owner.element_size());
+  some.n = end - begin;
+  return some;
 }
 
 PackedKeys::PackedKeys(Rows rows, const int64_t* index, int64_t n)

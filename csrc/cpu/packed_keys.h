@@ -12,6 +12,8 @@ namespace pact {
 struct InputRows {
   InputRows(Argument arg, const Tensor& t);
   void check_finite() const;
+  // The rows [begin, end).
+  InputRows range(int64_t begin, int64_t end) const;
   [[noreturn]] void fail_finite() const { arg.fail("must be finite, got NaN or Inf among its values"); }
 
   Argument arg;

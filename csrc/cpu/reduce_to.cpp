@@ -55,22 +55,47 @@ Clusters singletons(int64_t n) {
   return {tokens, tokens};
 }
 
-}  // namespace
-
-static std::tuple<Tensor, Tensor, Tensor, Tensor> reduce_to_cpu(const Tensor& hidden, const Tensor& keys,
-                                                                const Tensor& queries, const Tensor& cluster_keys,
-                                                                int64_t count, double prune_ratio, double dc, double dn,
-                                                                double alpha, const std::optional<Tensor>& scores,
-                                                                std::optional<double> scale, bool gaussian) {
-  const Heads heads = check_reduce_to_inputs(hidden, keys, queries, cluster_keys, count, scores,
-                                             {prune_ratio, dc, dn, alpha, scale, gaussian});
-  const int64_t n = hidden.size(0), budget = std::min(n, count), kept = std::max(kept_count(n, prune_ratio), budget);
-  const Reduction reduction("reduce_to", heads, hidden, keys, queries, cluster_keys, scores, scale, kept);
+// At most `count` tokens.
+Clusters reduce_one_to(const ReductionRows& rows, Heads heads, int64_t count, const Config& c) {
+  const int64_t n = rows.hidden.n, budget = std::min(n, count), kept = std::max(kept_count(n, c.prune_ratio), budget);
+  const Reduction reduction(rows, heads, c.scale, kept);
   const Clusters clusters =
-      kept == budget ? singletons(kept) : cluster_to(reduction.clustering(dc, {dn, gaussian}), budget);
-  return reduction.merge(clusters, float_at_least(alpha * dc));
+      kept == budget ? singletons(kept) : cluster_to(reduction.clustering(c.dc, {c.dn, c.gaussian}), budget);
+  return reduction.recover(clusters, float_at_least(c.alpha * c.dc));
 }
 
+std::tuple<Tensor, Tensor, Tensor, Tensor> reduce_to_cpu(const Tensor& hidden, const Tensor& keys,
+                                                         const Tensor& queries, const Tensor& cluster_keys,
+                                                         int64_t count, double prune_ratio, double dc, double dn,
+                                                         double alpha, const std::optional<Tensor>& scores,
+                                                         std::optional<double> scale, bool gaussian) {
+  const Config config{prune_ratio, dc, dn, alpha, scale, gaussian};
+  const Heads heads = check_reduce_to_inputs(hidden, keys, queries, cluster_keys, count, scores, config);
+  auto [merged, sizes, centers, labels, cu_centers] =
+      reduce_sequences({"reduce_to", hidden, keys, queries, cluster_keys, scores}, Sequences(hidden),
+                       [&](const ReductionRows& rows, int64_t) { return reduce_one_to(rows, heads, count, config); });
+  return {merged, sizes, centers, labels};
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> reduce_to_packed_cpu(
+    const Tensor& hidden, const Tensor& keys, const Tensor& queries, const Tensor& cluster_keys,
+    const Tensor& cu_seqlens, const Tensor& counts, double prune_ratio, double dc, double dn, double alpha,
+    const std::optional<Tensor>& scores, std::optional<double> scale, bool gaussian) {
+  constexpr Operator op = kReduceToPacked;
+  const Config config{prune_ratio, dc, dn, alpha, scale, gaussian};
+  const Heads heads =
+      check_reduce_to_packed_inputs(hidden, keys, queries, cluster_keys, cu_seqlens, counts, scores, config);
+  const Sequences sequences(read_sequences({op, "cu_seqlens"}, cu_seqlens, "hidden", hidden));
+  const std::vector<int> count = read_counts({op, "counts"}, counts);
+  return reduce_sequences(
+      {op, hidden, keys, queries, cluster_keys, scores}, sequences,
+      [&](const ReductionRows& rows, int64_t b) { return reduce_one_to(rows, heads, count[b], config); });
+}
+
+}  // namespace
 }  // namespace pact
 
-STABLE_TORCH_LIBRARY_IMPL(pact, CPU, m) { m.impl("reduce_to", PACT_BOX("reduce_to", &pact::reduce_to_cpu)); }
+STABLE_TORCH_LIBRARY_IMPL(pact, CPU, m) {
+  m.impl("reduce_to", PACT_BOX("reduce_to", &pact::reduce_to_cpu));
+  m.impl("reduce_to_packed", PACT_BOX("reduce_to_packed", &pact::reduce_to_packed_cpu));
+}

@@ -4,26 +4,37 @@
 
 namespace pact {
 
-Reduction::Reduction(const char* op, Heads heads, const Tensor& hidden, const Tensor& keys, const Tensor& queries,
-                     const Tensor& cluster_keys, const std::optional<Tensor>& scores, std::optional<double> scale,
-                     int64_t kept_count)
-    : hidden_({op, "hidden"}, hidden), cluster_keys_({op, "cluster_keys"}, cluster_keys) {
-  const InputRows k({op, "keys"}, keys), q({op, "queries"}, queries);
-  const int64_t n = hidden_.n, m = kept_count;
+ReductionRows::ReductionRows(Operator op, const Tensor& hidden, const Tensor& keys, const Tensor& queries,
+                             const Tensor& cluster_keys, const std::optional<Tensor>& scores)
+    : hidden({op, "hidden"}, hidden),
+      keys({op, "keys"}, keys),
+      queries({op, "queries"}, queries),
+      cluster_keys({op, "cluster_keys"}, cluster_keys) {
+  if (scores) this->scores.emplace(Argument{op, "scores"}, *scores);
+}
+
+ReductionRows ReductionRows::range(int64_t begin, int64_t end) const {
+  ReductionRows some = *this;
+  for (InputRows* rows : {&some.hidden, &some.keys, &some.queries, &some.cluster_keys}) *rows = rows->range(begin, end);
+  if (scores) some.scores = scores->range(begin, end);
+  return some;
+}
+
+Reduction::Reduction(const ReductionRows& rows, Heads heads, std::optional<double> scale, int64_t kept_count)
+    : cluster_keys_(rows.cluster_keys.rows) {
+  const int64_t n = rows.hidden.n, m = kept_count;
   // Scores that are given, or that would choose nothing, leave the inputs unread: they are checked all the same.
-  std::optional<Tensor> importances;
-  if (scores || m == n)
-    for (const InputRows* input : std::initializer_list<const InputRows*>{&hidden_, &k, &q}) input->check_finite();
-  cluster_keys_.check_finite();
-  if (scores)
-    importances = FiniteRows({op, "scores"}, *scores).owner;
-  else if (m < n)
-    importances = importance(hidden_, k, q, heads, scale);
+  if (rows.scores || m == n)
+    for (const InputRows* input : {&rows.hidden, &rows.keys, &rows.queries}) input->check_finite();
+  rows.cluster_keys.check_finite();
+  if (rows.scores) rows.scores->check_finite();
 
   Vector<int64_t> order(n);
   std::iota(order.begin(), order.end(), 0);
   if (m < n) {
-    const float* score = importances->const_data_ptr<float>();
+    Buffer<float> importances(rows.scores ? 0 : n);
+    if (!rows.scores) importance(rows.hidden, rows.keys, rows.queries, heads, scale, importances.data());
+    const float* score = rows.scores ? static_cast<const float*>(rows.scores->rows.data) : importances.data();
     std::nth_element(order.begin(), order.begin() + m, order.end(),
                      [&](int64_t a, int64_t b) { return score[a] != score[b] ? score[a] > score[b] : a < b; });
   }
@@ -33,22 +44,20 @@ Reduction::Reduction(const char* op, Heads heads, const Tensor& hidden, const Te
   std::sort(dropped_.begin(), dropped_.end());
 }
 
-std::tuple<Tensor, Tensor, Tensor, Tensor> Reduction::merge(const Clusters& clusters, float limit) const {
+Clusters Reduction::recover(const Clusters& clusters, float limit) const {
   const int64_t c = int64_t(clusters.centers.size()), dropped = int64_t(dropped_.size());
-  Vector<int64_t> centers(c), labels(hidden_.n, -1);
-  for (int64_t p = 0; p < c; ++p) centers[p] = kept_[clusters.centers[p]];
-  for (size_t i = 0; i < kept_.size(); ++i) labels[kept_[i]] = clusters.labels[i];
+  Clusters found{Vector<int64_t>(c), Vector<int64_t>(kept_.size() + dropped_.size(), -1)};
+  for (int64_t p = 0; p < c; ++p) found.centers[p] = kept_[clusters.centers[p]];
+  for (size_t i = 0; i < kept_.size(); ++i) found.labels[kept_[i]] = clusters.labels[i];
 
   if (dropped > 0 && limit > 0) {
     Buffer<Nearest> nearest(dropped);
-    nearest_centers(cluster_keys_.rows, dropped_.data(), dropped, PackedKeys(cluster_keys_.rows, centers.data(), c),
+    nearest_centers(cluster_keys_, dropped_.data(), dropped, PackedKeys(cluster_keys_, found.centers.data(), c),
                     nearest.data());
     for (int64_t i = 0; i < dropped; ++i)
-      if (nearest[i].distance < limit) labels[dropped_[i]] = nearest[i].position;
+      if (nearest[i].distance < limit) found.labels[dropped_[i]] = nearest[i].position;
   }
-
-  auto [merged, sizes] = segment_mean(hidden_, labels.data(), c);
-  return {merged, sizes, to_tensor(centers), to_tensor(labels)};
+  return found;
 }
 
 }  // namespace pact

@@ -7,8 +7,8 @@
 namespace pact {
 
 // float32 [n] scores (contract section 1). Raises when an input is not finite, as its sums then tell, or a score.
-Tensor importance(const InputRows& hidden, const InputRows& keys, const InputRows& queries, Heads heads,
-                  std::optional<double> scale);
+void importance(const InputRows& hidden, const InputRows& keys, const InputRows& queries, Heads heads,
+                std::optional<double> scale, float* scores);
 
 struct DensityForm {
   double dn;
