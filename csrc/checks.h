@@ -9,6 +9,7 @@
 
 #include "describe.h"
 #include "dtype.h"
+#include "sequences.h"
 
 namespace pact {
 
@@ -148,14 +149,14 @@ inline std::vector<int> numbers_on_host(Argument arg, const Tensor& t) {
   return numbers;
 }
 
-inline std::vector<int> read_sequences(Argument arg, const Tensor& t, const char* other_name, const Tensor& other) {
-  const std::vector<int> begin = numbers_on_host(arg, t);
+inline Sequences read_sequences(Argument arg, const Tensor& t, const char* other_name, const Tensor& other) {
+  std::vector<int> begin = numbers_on_host(arg, t);
   if (begin[0] != 0) arg.fail("must begin with 0, got ", begin[0]);
   for (size_t i = 1; i < begin.size(); ++i)
     if (begin[i] < begin[i - 1]) arg.fail("must not descend, as it does after ", begin[i - 1], ", got ", begin[i]);
   if (begin.back() != other.size(0))
     arg.fail("must end with the rows of ", other_name, ", ", other.size(0), ", got ", begin.back());
-  return begin;
+  return Sequences(std::move(begin));
 }
 
 // How many tokens of each sequence.

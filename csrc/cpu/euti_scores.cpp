@@ -88,7 +88,7 @@ Tensor scores_of(Operator op, const Tensor& hidden, const Tensor& keys, const Te
   const InputRows h({op, "hidden"}, hidden), k({op, "keys"}, keys), q({op, "queries"}, queries);
   Tensor scores = empty_cpu({h.n}, ScalarType::Float);
   float* score = scores.mutable_data_ptr<float>();
-  for_each_sequence(sequences, [&](int64_t b) {
+  for_each_sequence(sequences, [&](int b) {
     const int64_t begin = sequences.begin(b), end = sequences.end(b);
     importance(h.range(begin, end), k.range(begin, end), q.range(begin, end), heads, scale, score + begin);
   });
@@ -98,14 +98,14 @@ Tensor scores_of(Operator op, const Tensor& hidden, const Tensor& keys, const Te
 Tensor euti_scores_cpu(const Tensor& hidden, const Tensor& keys, const Tensor& queries, std::optional<double> scale) {
   constexpr Operator op = "euti_scores";
   const Heads heads = check_euti_scores_inputs(op, hidden, keys, queries, scale);
-  return scores_of(op, hidden, keys, queries, Sequences(hidden), heads, scale);
+  return scores_of(op, hidden, keys, queries, Sequences::one(hidden.size(0)), heads, scale);
 }
 
 Tensor euti_scores_packed_cpu(const Tensor& hidden, const Tensor& keys, const Tensor& queries, const Tensor& cu_seqlens,
                               std::optional<double> scale) {
   constexpr Operator op = kEutiScoresPacked;
   const Heads heads = check_euti_scores_packed_inputs(hidden, keys, queries, cu_seqlens, scale);
-  const Sequences sequences(read_sequences({op, "cu_seqlens"}, cu_seqlens, "hidden", hidden));
+  const Sequences sequences = read_sequences({op, "cu_seqlens"}, cu_seqlens, "hidden", hidden);
   return scores_of(op, hidden, keys, queries, sequences, heads, scale);
 }
 

@@ -17,8 +17,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> reduce_cpu(const Tensor& hidden, cons
   const Config config{prune_ratio, dc, dn, alpha, scale, gaussian};
   const Heads heads = check_reduce_inputs(op, hidden, keys, queries, cluster_keys, scores, config);
   auto [merged, sizes, centers, labels, cu_centers] =
-      reduce_sequences({op, hidden, keys, queries, cluster_keys, scores}, Sequences(hidden),
-                       [&](const ReductionRows& rows, int64_t) { return reduce_one(rows, heads, config); });
+      reduce_sequences({op, hidden, keys, queries, cluster_keys, scores}, Sequences::one(hidden.size(0)),
+                       [&](const ReductionRows& rows, int) { return reduce_one(rows, heads, config); });
   return {merged, sizes, centers, labels};
 }
 
@@ -32,8 +32,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> reduce_packed_cpu(const Tenso
   const Config config{prune_ratio, dc, dn, alpha, scale, gaussian};
   const Heads heads = check_reduce_packed_inputs(hidden, keys, queries, cluster_keys, cu_seqlens, scores, config);
   return reduce_sequences({op, hidden, keys, queries, cluster_keys, scores},
-                          Sequences(read_sequences({op, "cu_seqlens"}, cu_seqlens, "hidden", hidden)),
-                          [&](const ReductionRows& rows, int64_t) { return reduce_one(rows, heads, config); });
+                          read_sequences({op, "cu_seqlens"}, cu_seqlens, "hidden", hidden),
+                          [&](const ReductionRows& rows, int) { return reduce_one(rows, heads, config); });
 }
 
 }  // namespace

@@ -72,8 +72,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> reduce_to_cpu(const Tensor& hidden, c
   const Config config{prune_ratio, dc, dn, alpha, scale, gaussian};
   const Heads heads = check_reduce_to_inputs(hidden, keys, queries, cluster_keys, count, scores, config);
   auto [merged, sizes, centers, labels, cu_centers] =
-      reduce_sequences({"reduce_to", hidden, keys, queries, cluster_keys, scores}, Sequences(hidden),
-                       [&](const ReductionRows& rows, int64_t) { return reduce_one_to(rows, heads, count, config); });
+      reduce_sequences({"reduce_to", hidden, keys, queries, cluster_keys, scores}, Sequences::one(hidden.size(0)),
+                       [&](const ReductionRows& rows, int) { return reduce_one_to(rows, heads, count, config); });
   return {merged, sizes, centers, labels};
 }
 
@@ -85,11 +85,11 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> reduce_to_packed_cpu(
   const Config config{prune_ratio, dc, dn, alpha, scale, gaussian};
   const Heads heads =
       check_reduce_to_packed_inputs(hidden, keys, queries, cluster_keys, cu_seqlens, counts, scores, config);
-  const Sequences sequences(read_sequences({op, "cu_seqlens"}, cu_seqlens, "hidden", hidden));
+  const Sequences sequences = read_sequences({op, "cu_seqlens"}, cu_seqlens, "hidden", hidden);
   const std::vector<int> count = read_counts({op, "counts"}, counts);
   return reduce_sequences(
       {op, hidden, keys, queries, cluster_keys, scores}, sequences,
-      [&](const ReductionRows& rows, int64_t b) { return reduce_one_to(rows, heads, count[b], config); });
+      [&](const ReductionRows& rows, int b) { return reduce_one_to(rows, heads, count[b], config); });
 }
 
 }  // namespace

@@ -39,8 +39,8 @@ class Reduction {
 template <typename Reduce>
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> reduce_sequences(const ReductionRows& rows,
                                                                     const Sequences& sequences, const Reduce& reduce) {
-  const PackedClusters found = cluster_sequences(
-      sequences, [&](int64_t b) { return reduce(rows.range(sequences.begin(b), sequences.end(b)), b); });
+  const PackedClusters found =
+      cluster_sequences(sequences, [&](int b) { return reduce(rows.range(sequences.begin(b), sequences.end(b)), b); });
   auto [merged, sizes] = segment_mean(rows.hidden, found.labels.const_data_ptr<int64_t>(), found.centers.size(0));
   return {merged, sizes, found.centers, found.labels, found.cu_centers};
 }

@@ -40,7 +40,7 @@ struct SingletonsParams {
   const int* index;
   int n;
   int* tokens;
-  int64_t* centers;  // the same as `tokens`
+  int64_t* centers;  // the same as `tokens`, or null
   int64_t* labels;
   cudaStream_t stream;
 };

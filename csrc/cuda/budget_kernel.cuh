@@ -99,7 +99,7 @@ __global__ void __launch_bounds__(kBudgetThreads)
   if (p >= n) return;
   const int token = index ? index[p] : int(p);
   tokens[p] = token;
-  centers[p] = token;
+  if (centers) centers[p] = token;
   labels[token] = p;
 }
 

@@ -4,18 +4,18 @@
 
 namespace pact {
 
-void join(const Launch& launch, const GramKeys& keys, const TokenList& tokens, const TokenList& centers, float limit,
-          int64_t* labels) {
+void join(const Launch& launch, const GramKeys& keys, int begin, const TokenList& tokens, const TokenList& centers,
+          float limit, int64_t* labels) {
   Workspace workspace;
   const auto nearest = workspace.reserve<NearestKey>(tokens.capacity);
   workspace.allocate(launch);
 
   NearestParams params{};
-  params.tokens = keys.list(tokens.token);
+  params.tokens = keys.list(tokens.token, begin);
   params.token_index = tokens.token;
   params.n = tokens.capacity;
   params.token_count = tokens.count;
-  params.centers = keys.list(centers.token);
+  params.centers = keys.list(centers.token, begin);
   params.center_token = centers.token;
   params.capacity = centers.capacity;
   params.count = centers.count;

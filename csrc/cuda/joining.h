@@ -12,9 +12,9 @@ struct TokenList {
   int capacity;
 };
 
-// `keys` are those of all tokens. labels[token] = the position of the nearest center where that is nearer than `limit`,
-// else -1.
-void join(const Launch& launch, const GramKeys& keys, const TokenList& tokens, const TokenList& centers, float limit,
-          int64_t* labels);
+// `keys` are those of all tokens, whose numbers count from row `begin`. labels[token] = the position of the nearest
+// center where that is nearer than `limit`, else -1.
+void join(const Launch& launch, const GramKeys& keys, int begin, const TokenList& tokens, const TokenList& centers,
+          float limit, int64_t* labels);
 
 }  // namespace pact

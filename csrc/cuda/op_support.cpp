@@ -30,6 +30,11 @@ bool aligned(const DeviceRows& rows, int n) {
          rows.width * bytes % kVectorBytes == 0;
 }
 
+DeviceRows rows_from(DeviceRows rows, int begin) {
+  rows.data = static_cast<const char*>(rows.data) + begin * rows.stride * bytes_of(rows.dtype);
+  return rows;
+}
+
 // "NVIDIA A100 (sm_80)"
 std::string card() {
   int device = 0;
@@ -42,7 +47,7 @@ std::string card() {
 
 }  // namespace
 
-Launch::Launch(const char* op, const Tensor& input)
+Launch::Launch(Operator op, const Tensor& input)
     : op_(op), device_(DeviceType::CUDA, input.get_device_index()), guard_(input.get_device_index()) {
   void* stream = nullptr;
   TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(input.get_device_index(), &stream));
@@ -79,6 +84,15 @@ Tensor Launch::empty(std::initializer_list<int64_t> shape, ScalarType dtype) con
   }
 }
 
+Tensor Launch::empty_on_host(std::initializer_list<int64_t> shape, ScalarType dtype, bool pinned) const {
+  try {
+    return torch::stable::empty({shape.begin(), shape.size()}, dtype, std::nullopt,
+                                torch::stable::Device(DeviceType::CPU), pinned);
+  } catch (const std::exception&) {
+    pact::fail(op_, "out of memory, allocating ", shape_name(shape), " of ", dtype_name(dtype), " on the host");
+  }
+}
+
 Tensor Launch::contiguous(const Tensor& t) const {
   try {
     return torch::stable::contiguous(t);
@@ -89,11 +103,18 @@ Tensor Launch::contiguous(const Tensor& t) const {
 
 TensorRows::TensorRows(const Launch& launch, const char* name, const Tensor& t)
     : owner(rows_are_contiguous(t) ? t : launch.contiguous(t)), n(int(t.size(0))) {
-  const int64_t width = t.numel() / t.size(0);
+  const int64_t width = width_of(t);
   constexpr int64_t kWidest = INT32_MAX - 1024;  // loops step past the end of a row by a warp's vectors at most
   if (width > kWidest)
     Argument{launch.op(), name}.fail("must have at most ", kWidest, " elements per row, got ", shape_of(t));
   rows = {owner.const_data_ptr(), dtype_of(t), n == 1 ? width : owner.stride(0), int(width)};
+}
+
+TensorRows TensorRows::range(int begin, int n) const {
+  TensorRows some = *this;
+  some.rows = rows_from(rows, begin);
+  some.n = n;
+  return some;
 }
 
 GramKeys::GramKeys(const Launch& launch, const DeviceRows& rows, int n, double* inv_norm, int* bad)
@@ -109,6 +130,10 @@ GramKeys::GramKeys(const Launch& launch, const DeviceRows& rows, int n, double* 
     rows_ = {owner_->const_data_ptr(), rows.dtype, width, width};
   }
   if (params.out || inv_norm) launch.check(run_prepare_keys(params));
+}
+
+KeyRows GramKeys::list(const int* index, int begin) const {
+  return {rows_from(rows_, begin), inv_norm_ + begin, index};
 }
 
 EutiParams euti_params(const Launch& launch, const TensorRows& hidden, const TensorRows& keys,
@@ -131,13 +156,11 @@ EutiParams euti_params(const Launch& launch, const TensorRows& hidden, const Ten
 }
 
 // Pinned memory from torch's allocator, which keeps it: the copy does not wait for the host.
-Readback::Readback(const Launch& launch, const int* source)
-    : launch_(launch),
-      host_(
-          torch::stable::empty({kWords}, ScalarType::Int, std::nullopt, torch::stable::Device(DeviceType::CPU), true)) {
+Readback::Readback(const Launch& launch, const int* source, int count)
+    : launch_(launch), host_(launch.empty_on_host({count}, ScalarType::Int, true)) {
   launch.check(cudaEventCreateWithFlags(&arrived_, cudaEventDisableTiming));
   cudaError_t status =
-      cudaMemcpyAsync(host_.mutable_data_ptr(), source, kWords * sizeof(int), cudaMemcpyDeviceToHost, launch.stream());
+      cudaMemcpyAsync(host_.mutable_data_ptr(), source, count * sizeof(int), cudaMemcpyDeviceToHost, launch.stream());
   if (status == cudaSuccess) status = cudaEventRecord(arrived_, launch.stream());
   if (status == cudaSuccess) return;
   cudaEventDestroy(arrived_);
@@ -154,14 +177,14 @@ const int* Readback::wait() {
   return static_cast<const int*>(host_.const_data_ptr());
 }
 
-void raise_not_finite(const Launch& launch, int n, std::initializer_list<NamedRows> inputs) {
+void raise_not_finite(const Launch& launch, int n, const std::vector<NamedRows>& inputs) {
   Workspace workspace;
-  const auto bad = workspace.reserve<int>(Readback::kWords);
+  const auto bad = workspace.reserve<int>(1);
   workspace.allocate(launch);
   for (const NamedRows& input : inputs) {
-    launch.fill_bytes(workspace[bad], 0, Readback::kWords * sizeof(int));
+    launch.fill_bytes(workspace[bad], 0, sizeof(int));
     launch.check(run_check_rows({input.rows, n, workspace[bad], launch.stream()}));
-    if (Readback(launch, workspace[bad]).wait()[0])
+    if (Readback(launch, workspace[bad], 1).wait()[0])
       Argument{launch.op(), input.name}.fail("must be finite, got NaN or Inf among its values");
   }
   fail_scores(launch.op());
@@ -171,8 +194,8 @@ void check_not_capturing(const Launch& launch) {
   cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
   launch.check(cudaStreamIsCapturing(launch.stream(), &status));
   if (status != cudaStreamCaptureStatusNone)
-    throw Error(
-        joined("pact::", launch.op(), " cannot be captured in a CUDA graph: how many centers it returns is read back"));
+    throw Error(joined("pact::", launch.op().name,
+                       " cannot be captured in a CUDA graph: how many centers it returns is read back"));
 }
 
 }  // namespace pact

@@ -19,7 +19,7 @@ using torch::headeronly::DeviceType;
 // The device of an operator's inputs, made current for the call, and the stream that torch uses there.
 class Launch {
  public:
-  Launch(const char* op, const Tensor& input);
+  Launch(Operator op, const Tensor& input);
 
   // Raises, naming the operator, unless the launcher succeeded.
   void check(cudaError_t status) const {
@@ -28,17 +28,18 @@ class Launch {
 
   // Uninitialised, from torch's caching allocator.
   Tensor empty(std::initializer_list<int64_t> shape, ScalarType dtype) const;
+  Tensor empty_on_host(std::initializer_list<int64_t> shape, ScalarType dtype, bool pinned = false) const;
   Tensor contiguous(const Tensor& t) const;
   void fill_bytes(void* data, int byte, size_t bytes) const { check(cudaMemsetAsync(data, byte, bytes, stream_)); }
 
-  const char* op() const { return op_; }
+  Operator op() const { return op_; }
   cudaStream_t stream() const { return stream_; }
 
  private:
   [[noreturn]] void fail(cudaError_t status) const;
   [[noreturn]] void fail_allocating(const std::string& wanted) const;
 
-  const char* op_;
+  Operator op_;
   torch::stable::Device device_;
   torch::stable::accelerator::DeviceGuard guard_;
   cudaStream_t stream_ = nullptr;
@@ -81,6 +82,8 @@ class Workspace {
 // contiguous in themselves is copied. `owner` keeps the memory alive.
 struct TensorRows {
   TensorRows(const Launch& launch, const char* name, const Tensor& t);
+  // n rows from row `begin` on.
+  TensorRows range(int begin, int n) const;
   Tensor owner;
   DeviceRows rows;
   int n;
@@ -92,8 +95,8 @@ class GramKeys {
  public:
   GramKeys(const Launch& launch, const DeviceRows& rows, int n, double* inv_norm, int* bad = nullptr);
   const DeviceRows& rows() const { return rows_; }
-  // Those that the index names, or all.
-  KeyRows list(const int* index = nullptr) const { return {rows_, inv_norm_, index}; }
+  // Those from row `begin` on: all, or those that the index names, counted from there.
+  KeyRows list(const int* index = nullptr, int begin = 0) const;
 
  private:
   std::optional<Tensor> owner_;
@@ -109,9 +112,7 @@ EutiParams euti_params(const Launch& launch, const TensorRows& hidden, const Ten
 // A few numbers on their way to the host, while the stream goes on with what was enqueued behind them.
 class Readback {
  public:
-  static constexpr int kWords = 2;
-
-  Readback(const Launch& launch, const int* source);
+  Readback(const Launch& launch, const int* source, int count);
   ~Readback();
   Readback(const Readback&) = delete;
   Readback& operator=(const Readback&) = delete;
@@ -129,7 +130,7 @@ struct NamedRows {
   const char* name;
   DeviceRows rows;
 };
-[[noreturn]] void raise_not_finite(const Launch& launch, int n, std::initializer_list<NamedRows> inputs);
+[[noreturn]] void raise_not_finite(const Launch& launch, int n, const std::vector<NamedRows>& inputs);
 
 // Operators that return as many rows as the data asks for read that number back, which a graph cannot hold.
 void check_not_capturing(const Launch& launch);

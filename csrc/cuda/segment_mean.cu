@@ -52,9 +52,15 @@ size_t segment_mean_workspace_bytes(int n, int segments) {
 
 cudaError_t run_segment_mean(const SegmentMeanParams& p) {
   const SegmentLists lists = lists_in(p);
-  const int at_once = std::min(p.segments, kSortSegments), per_block = kOrderThreads / 32;
-  segment_sort_kernel<<<1, kSortThreads, sort_shared_bytes(at_once), p.stream>>>(p.labels, p.n, p.segments, at_once,
-                                                                                 lists);
+  const bool packed = p.sequences.count > 0;
+  if (packed) {
+    const cudaError_t error = cudaMemsetAsync(lists.many_count, 0, sizeof(int), p.stream);
+    if (error != cudaSuccess) return error;
+  }
+  const int at_once = std::min(packed ? p.sequences.most_segments : p.segments, kSortSegments);
+  const int per_block = kOrderThreads / 32;
+  segment_sort_kernel<<<packed ? p.sequences.count : 1, kSortThreads, sort_shared_bytes(at_once), p.stream>>>(
+      p.labels, p.n, p.segments, p.sequences.cu_rows, p.sequences.cu_segments, at_once, lists);
   segment_order_kernel<<<(p.n - 1) / per_block + 1, kOrderThreads, 0, p.stream>>>(
       p.labels, p.n, p.segments, lists.offset, p.counts, lists.unordered, lists.members);
   switch (p.x.dtype) {

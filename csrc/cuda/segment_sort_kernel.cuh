@@ -1,8 +1,8 @@
 // The rows of each label, ascending: a counting sort, then the order within each label.
 //
-// One block counts the labels, turns the counts into places and puts each row at one of its label's places, in any
-// order, all with counters in shared memory. Then a warp per row counts the rows of its label that come before it.
-// Clusters are small as a rule, and a warp looks at 32 rows at a time.
+// One block, of packed sequences one for each, counts the labels, turns the counts into places and puts each row at one
+// of its label's places, in any order, all with counters in shared memory. Then a warp per row counts the rows of its
+// label that come before it. Clusters are small as a rule, and a warp looks at 32 rows at a time.
 #pragma once
 
 #include "split_scan.cuh"
@@ -32,18 +32,28 @@ struct SegmentLists {
   int* many_count;  // [1]
 };
 
-// One block, which takes `at_once` segments at a time.
+// A block for each of the packed sequences, whose rows and segments begin where cu_rows and cu_segments say (then
+// *many_count is 0 before); or one for all, where those are null. It takes `at_once` segments at a time.
 __global__ void __launch_bounds__(kSortThreads)
-    segment_sort_kernel(const int64_t* __restrict__ labels, int n, int segments, int at_once, SegmentLists lists) {
+    segment_sort_kernel(const int64_t* __restrict__ labels, int n, int segments, const int* __restrict__ cu_rows,
+                        const int* __restrict__ cu_segments, int at_once, SegmentLists lists) {
   const device::Shared<int> places = device::shared<int>(0, at_once);
   TileScan<int> rows(device::shared<int>(unsigned(at_once) * unsigned(sizeof(int)), 64));
   const int64_t threads = blockDim.x;
-  if (threadIdx.x == 0) *lists.many_count = 0;
-  for (int64_t base = 0; base < segments; base += at_once) {
-    const int64_t here = min(int64_t(at_once), segments - base);
+  int64_t first_row = 0, rows_end = n, base = 0, segments_end = segments;
+  if (cu_rows) {
+    first_row = cu_rows[blockIdx.x];
+    rows_end = cu_rows[blockIdx.x + 1];
+    base = cu_segments[blockIdx.x];
+    segments_end = cu_segments[blockIdx.x + 1];
+  } else if (threadIdx.x == 0) {
+    *lists.many_count = 0;
+  }
+  for (; base < segments_end; base += at_once) {
+    const int64_t here = min(int64_t(at_once), segments_end - base);
     const auto each_row = [&](const auto& f) {
 #pragma unroll 8
-      for (int64_t i = threadIdx.x; i < n; i += threads) {
+      for (int64_t i = first_row + threadIdx.x; i < rows_end; i += threads) {
         const int64_t place = segment_of(labels[i], segments) - base;
         if (place >= 0 && place < here) f(int(place), int(i));
       }
@@ -55,7 +65,7 @@ __global__ void __launch_bounds__(kSortThreads)
     for (int64_t first = 0; first < here; first += threads) {
       const int64_t s = first + threadIdx.x;
       const int own = s < here ? int(places[s]) : 0;
-      const int before = rows.exclusive(own);
+      const int before = int(first_row) + rows.exclusive(own);
       if (s < here) {
         lists.offset[base + s] = before;
         lists.counts[base + s] = own;

@@ -19,7 +19,7 @@ void segment_mean(const T* x, int64_t stride, int width, const int64_t* labels, 
   int many_count = -1;
   const SegmentLists lists{offset.data(), counts, unordered.data(), members.data(), many.data(), &many_count};
   emulator::launch(segment_sort_kernel, 1, sort_threads, sort_shared_bytes(at_once), seed, false, labels, n, segments,
-                   at_once, lists);
+                   nullptr, nullptr, at_once, lists);
   const unsigned per_block = kOrderThreads / 32;
   emulator::launch(segment_order_kernel, (n + per_block - 1) / per_block, kOrderThreads, 0, seed, false, labels, n,
                    segments, offset.data(), counts, unordered.data(), members.data());
