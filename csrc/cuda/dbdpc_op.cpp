@@ -44,7 +44,7 @@ std::tuple<Tensor, Tensor> dbdpc_cuda(const Tensor& keys, double dc, double dn, 
   const TensorRows k(launch, "keys", keys);
   const Sequences sequences = Sequences::one(k.n);
   ClusterStages clusters(launch, sequences, k.n);
-  const int c = run(clusters, k, {.dc = dc, .dn = dn, .gaussian = gaussian})[0];
+  const int c = run(clusters, k, {0, dc, dn, 0, {}, gaussian})[0];
   Tensor centers = launch.empty({c}, ScalarType::Long);
   clusters.name_centers(0, nullptr, c, nullptr, centers.mutable_data_ptr<int64_t>());
   return {centers, clusters.labels()};
@@ -62,7 +62,7 @@ std::tuple<Tensor, Tensor, Tensor> dbdpc_packed_cuda(const Tensor& keys, const T
     return {centers, labels, cu_centers};
   }
   ClusterStages clusters(launch, sequences, longest(sequences));
-  const PackedCenters centers(launch, sequences, run(clusters, k, {.dc = dc, .dn = dn, .gaussian = gaussian}));
+  const PackedCenters centers(launch, sequences, run(clusters, k, {0, dc, dn, 0, {}, gaussian}));
   return {centers.number_through(clusters.center_token(0), clusters.labels_of(0)), clusters.labels(),
           centers.cu_centers()};
 }
