@@ -302,8 +302,8 @@ def dpp_select(keys: Tensor, relevance: Tensor, count: int) -> Tensor:
     return _call(_ops.dpp_select, keys, relevance, count)
 
 
-# --- Several sequences in one call: their rows one behind the other, as variable-length attention takes them. Each comes
-# out with the bits it would have alone. On CUDA the host waits once for all of them, and for `reduce_to_packed` never.
+# --- Several sequences in one call, one behind the other, as variable-length attention takes them. Each comes out with
+# the bits it has alone. On CUDA the host waits once for all of them, and for `reduce_to_packed` never.
 #
 # cu_seqlens: int32 [B + 1] on the CPU, whatever the device: sequence b is the rows [cu_seqlens[b], cu_seqlens[b + 1]).
 # It begins with 0, ends with the number of rows, and a sequence may have none.
@@ -369,7 +369,7 @@ def reduce_packed(
         sizes: int64 ``[c]``, members of each cluster.
         centers: int64 ``[c]``, ascending rows of `hidden`.
         labels: int64 ``[n]``, a row of `merged`, or -1 for a discarded token.
-        cu_centers: int32 ``[B + 1]`` on the CPU, where each sequence's merged tokens begin, and where the last ones end.
+        cu_centers: int32 ``[B + 1]`` on the CPU, where each sequence's rows of `merged` begin, and where the last end.
     """
     return _call(
         _ops.reduce_packed,

@@ -162,15 +162,19 @@ def density(keys, dn, *, gaussian=False):
     return keys.new_empty(keys.shape[0], dtype=torch.float32)
 
 
-def dbdpc(keys, dc, dn, *, gaussian=False, op="dbdpc"):
+def check_dbdpc(op: str, keys: Tensor, dc: float, dn: float) -> None:
     Argument(op, "keys", keys).check_keys()
     check_cutoff(op, dc)
     check_normalisation(op, dn)
-    return clustered(keys)
 
 
 def clustered(keys):
     return keys.new_empty(new_size(), dtype=torch.int64), keys.new_empty(keys.shape[0], dtype=torch.int64)
+
+
+def dbdpc(keys, dc, dn, *, gaussian=False):
+    check_dbdpc("dbdpc", keys, dc, dn)
+    return clustered(keys)
 
 
 def assign(keys, centers, max_distance):
@@ -293,9 +297,9 @@ def euti_scores_packed(hidden, keys, queries, cu_seqlens, scale=None):
 
 
 def dbdpc_packed(keys, cu_seqlens, dc, dn, *, gaussian=False):
-    found = dbdpc(keys, dc, dn, op="dbdpc_packed")
+    check_dbdpc("dbdpc_packed", keys, dc, dn)
     check_sequences("dbdpc_packed", cu_seqlens, keys)
-    return *found, torch.empty_like(cu_seqlens)
+    return *clustered(keys), torch.empty_like(cu_seqlens)
 
 
 def reduce_packed(

@@ -47,7 +47,13 @@ def run(device: str) -> int:
             ops.nearest_denser(near, torch.arange(float(n)).to(device) % 7)
             for budget in (1, n // 5 + 1, n - n // 4, n):  # fewer centres than are found, more, all tokens
                 ops.reduce_to(hidden, keys, queries, near, budget, 0.5, 0.3, 2.0, 1.5)
-            count += 25
+            bounds = torch.tensor([0, 0, n // 3, n - n // 3, n], dtype=torch.int32)
+            ops.euti_scores_packed(hidden, keys, queries, bounds)
+            ops.dbdpc_packed(near, bounds, 0.3, 2.0)
+            ops.reduce_packed(hidden, keys, queries, near, bounds, 0.5, 0.3, 2.0, 1.5)
+            counts = torch.tensor([1, 1, n // 5 + 1, n], dtype=torch.int32)
+            ops.reduce_to_packed(hidden, keys, queries, near, bounds, counts, 0.5, 0.3, 2.0, 1.5)
+            count += 29
     return count
 
 

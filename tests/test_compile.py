@@ -11,6 +11,7 @@ from pact_ext import PactConfig, ops
 
 def arguments(name, n):
     keys, hidden, queries = torch.randn(n, 2, 8), torch.randn(n, 12), torch.randn(n, 4, 8)
+    bounds = torch.tensor([0, n // 3, n], dtype=torch.int32)
     return {
         "euti_scores": (hidden, keys, queries),
         "density": (keys, 2.0),
@@ -24,11 +25,16 @@ def arguments(name, n):
         "nearest_denser": (keys, torch.rand(n)),
         "farthest_points": (keys, 2),
         "dpp_select": (keys, torch.rand(n), 2),
+        "euti_scores_packed": (hidden, keys, queries, bounds),
+        "dbdpc_packed": (keys, bounds, 0.3, 2.0),
+        "reduce_packed": (hidden, keys, queries, keys, bounds, 0.45, 0.3, 2.0, 1.5),
+        "reduce_to_packed": (hidden, keys, queries, keys, bounds, bounds[1:] // 3 + 1, 0.45, 0.3, 2.0, 1.5),
     }[name]
 
 
 OPS = ["euti_scores", "density", "dbdpc", "assign", "segment_mean", "max_distance", "reduce", "reduce_to"]
 OPS += ["received_attention", "nearest_denser", "farthest_points", "dpp_select"]
+OPS += ["euti_scores_packed", "dbdpc_packed", "reduce_packed", "reduce_to_packed"]
 
 
 def outputs(result):

@@ -41,6 +41,8 @@ def calls(n=700, dtype=torch.bfloat16, device="cuda"):
     centers = torch.arange(0, n, 3, device=device)
     labels = torch.arange(n, device=device) % 50 - 1
     numbers = torch.rand(n, device=device)
+    bounds = torch.tensor([0, n // 2, n // 2, n // 2 + 1, n], dtype=torch.int32)
+    counts = torch.tensor([10, 1, 1, n // 3], dtype=torch.int32)
     return [
         ("euti_scores", lambda h, k, q: (ops.euti_scores(h, k, q),), [hidden, keys, queries]),
         ("density", lambda u: (ops.density(u, 2.0),), [cluster_keys]),
@@ -55,14 +57,29 @@ def calls(n=700, dtype=torch.bfloat16, device="cuda"):
         ("dpp_select", lambda u, x: (ops.dpp_select(u, x, 40),), [cluster_keys, numbers]),
         ("dbdpc", lambda u: ops.dbdpc(u, 0.21, 2.0, gaussian=True), [cluster_keys]),
         ("reduce", lambda *t: ops.reduce(*t, **CONFIG), [hidden, keys, queries, cluster_keys]),
+        # Without cu_centers, which is on the CPU.
+        ("euti_scores_packed", lambda *t: (ops.euti_scores_packed(*t, bounds),), [hidden, keys, queries]),
+        ("dbdpc_packed", lambda u: ops.dbdpc_packed(u, bounds, 0.21, 2.0, gaussian=True)[:2], [cluster_keys]),
+        (
+            "reduce_packed",
+            lambda *t: ops.reduce_packed(*t, bounds, **CONFIG)[:4],
+            [hidden, keys, queries, cluster_keys],
+        ),
+        (
+            "reduce_to_packed",
+            lambda *t: ops.reduce_to_packed(*t, bounds, counts, **CONFIG)[:4],
+            [hidden, keys, queries, cluster_keys],
+        ),
     ]
 
 
 CAPTURABLE = (
     *("euti_scores", "density", "assign", "segment_mean", "max_distance", "reduce_to", "received_attention"),
     *("received_attention of one row", "nearest_denser", "farthest_points", "dpp_select"),
+    *("euti_scores_packed", "reduce_to_packed"),
 )
-NAMES = (*CAPTURABLE, "dbdpc", "reduce")
+READ_BACK = ("dbdpc", "reduce", "dbdpc_packed", "reduce_packed")
+NAMES = (*CAPTURABLE, *READ_BACK)
 
 
 def call(name, **kwargs):
@@ -223,7 +240,7 @@ def test_cuda_graphs(name):
         assert_same_bits(ours, function(*moved))
 
 
-@pytest.mark.parametrize("name", ["dbdpc", "reduce"])
+@pytest.mark.parametrize("name", READ_BACK)
 def test_what_reads_back_says_so_when_captured(name):
     function, tensors = call(name)
     graph = torch.cuda.CUDAGraph()
@@ -243,7 +260,7 @@ def test_reads_back_once_or_not_at_all(name):
         torch.cuda.synchronize()
     names = [event.name for event in profile.events()]
     copies = sum("Memcpy DtoH" in event for event in names)
-    assert copies == (name in ("dbdpc", "reduce"))
+    assert copies == (name in READ_BACK)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -282,7 +299,7 @@ def test_nan_and_inf_raise_or_go_through_but_never_hang(name, bad):
         for t in poisoned:
             if t.is_floating_point():
                 t[position].view(-1)[-1] = bad
-        if name in ("dbdpc", "reduce"):
+        if name in READ_BACK:
             with pytest.raises(RuntimeError, match=f"pact::{name}: (keys|hidden) must be finite, got NaN or Inf"):
                 function(*poisoned)
         else:

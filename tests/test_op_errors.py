@@ -32,9 +32,15 @@ VALID = {
     "dpp_select": {"keys": KEYS, "relevance": torch.ones(4), "count": 2},
 }
 VALID["reduce_to"] = {**VALID["reduce"], "count": 2}
+BOUNDS = torch.tensor([0, 3, 4], dtype=torch.int32)
+for alone in ("euti_scores", "dbdpc", "reduce"):
+    VALID[f"{alone}_packed"] = {**VALID[alone], "cu_seqlens": BOUNDS}
+VALID["reduce_to_packed"] = {**VALID["reduce_packed"], "counts": BOUNDS[1:]}
+ON_HOST = ("cu_seqlens", "counts")  # on the CPU wherever the others are
 OPTIONAL = ("scores", "rows")
 NAN = math.nan
 FLOATING = "must be float32, float16 or bfloat16, got"
+HOST = "must be on the CPU, which sizes the results by it, got"
 KEY_SHAPE = "must be [n, dk] or [n, Hk, dh], got"
 QUERY_SHAPE = "must be [n, Hq * dh] or [n, Hq, dh], got"
 WHOLE = "must have a whole multiple of the heads of keys, heads of"
@@ -150,11 +156,39 @@ BAD = {
         ("relevance", torch.ones(5), "must have as many rows as keys, 4, got [5]"),
         ("count", 5, "must be at least 1 and at most the rows of keys, 4, got 5"),
     ],
+    "euti_scores_packed": [
+        ("hidden", torch.ones(0, 0), "must not be empty, got [0, 0]"),
+        ("queries", QUERIES[:, :3], f"{WHOLE} 8 for keys [4, 2, 8], got [4, 3, 8]"),
+        ("cu_seqlens", BOUNDS.long(), "must be int32, got int64"),
+        ("scale", NAN, "must be finite in float32, got nan"),
+    ],
+    "dbdpc_packed": [
+        ("keys", torch.ones(4, 0), "must not be empty, got [4, 0]"),
+        ("cu_seqlens", BOUNDS[:0], "must be [B + 1], got [0]"),
+        ("dc", NAN, "must be >= 0, got nan"),
+    ],
+    "reduce_packed": [
+        ("keys", KEYS[:0], "must have as many rows as hidden, 4, got [0, 2, 8]"),
+        ("cluster_keys", KEYS[:3], "must have as many rows as hidden, 4, got [3, 2, 8]"),
+        ("cu_seqlens", BOUNDS[None], "must be [B + 1], got [1, 3]"),
+        ("alpha", -1.0, "must be >= 0 and finite, got -1"),
+        ("scores", torch.ones(3), "must have as many rows as hidden, 4, got [3]"),
+    ],
+    "reduce_to_packed": [
+        ("cu_seqlens", BOUNDS.float(), "must be int32, got float32"),
+        ("counts", BOUNDS, "must have as many numbers as there are sequences in cu_seqlens, 2, got [3]"),
+        ("counts", BOUNDS[1:, None], "must be [B], got [2, 1]"),
+        ("counts", BOUNDS[1:].long(), "must be int32, got int64"),
+        ("dn", 0.0, "must be > 0 and finite, got 0"),
+    ],
 }
 
 
 def moved(arguments, device):
-    return {name: x.to(device) if isinstance(x, torch.Tensor) else x for name, x in arguments.items()}
+    """Without data, what the host would have to read is without data, too."""
+    there = {name for name, x in arguments.items() if isinstance(x, torch.Tensor)}
+    there -= set() if device == "meta" else set(ON_HOST)
+    return {name: x.to(device) if name in there else x for name, x in arguments.items()}
 
 
 def tensors(op):
@@ -203,8 +237,11 @@ def test_tensors_with_and_without_data(op):
     for here, there in (("cpu", "meta"), ("meta", "cpu")):
         for name in others:
             arguments = {**moved(VALID[op], here), name: VALID[op][name].to(there)}
-            wanted = f"pact::{op}: {name} must be on the device of {first}, {here}, got {there}"
-            assert refusal(op, arguments) == wanted
+            if name not in ON_HOST:
+                wanted = f"must be on the device of {first}, {here}, got {there}"
+                assert refusal(op, arguments) == f"pact::{op}: {name} {wanted}"
+            elif there == "meta":  # the other way around is what a compiler sees
+                assert refusal(op, arguments) == f"pact::{op}: {name} {HOST} {there}"
 
 
 @pytest.mark.parametrize("op", BAD)

@@ -17,6 +17,7 @@ CALLS = {
     "max_distance": lambda x: ops.max_distance(x),
     "reduce": lambda x: ops.reduce(x, x, x, x, 0.4, 0.3, 0.7, 1.5),
     "reduce_to": lambda x: ops.reduce_to(x, x, x, x, 40, 0.4, 0.3, 0.7, 1.5),
+    "reduce_packed": lambda x: ops.reduce_packed(x, x, x, x, torch.tensor([0, 40, 99, 150]).int(), 0.4, 0.3, 0.7, 1.5),
     "received_attention": lambda x: ops.received_attention(x, x),
     "nearest_denser": lambda x: ops.nearest_denser(x, x.float()[:, 0]),
     "farthest_points": lambda x: ops.farthest_points(x, 20),

@@ -9,6 +9,7 @@ dk = Hk * dh. Keys are ``[n, dk]`` or ``[n, Hk, dh]`` throughout.
 
 from .attention import received_attention
 from .budget import reduce_to
+from .packed import dbdpc_packed, euti_scores_packed, number_through, reduce_packed, reduce_to_packed
 from .pact import (
     assign,
     dbdpc,
@@ -32,10 +33,12 @@ from .selection import dpp_select, farthest_points, nearest_denser
 __all__ = [
     "assign",
     "dbdpc",
+    "dbdpc_packed",
     "density",
     "density_from_distance",
     "dpp_select",
     "euti_scores",
+    "euti_scores_packed",
     "farthest_points",
     "kept_count",
     "largest",
@@ -44,10 +47,13 @@ __all__ = [
     "merged_position_ids",
     "nearest_center",
     "nearest_denser",
+    "number_through",
     "pairwise_distance",
     "received_attention",
     "reduce",
+    "reduce_packed",
     "reduce_to",
+    "reduce_to_packed",
     "segment_mean",
     "select_centers",
     "split",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import torch
 from certificate import (
@@ -31,7 +32,8 @@ def check_shapes(call: Call, *found: Tensor) -> None:
     """Shapes, dtypes and strides. (Which centers there are, and so how many, only the data tells.)"""
     given = call.arguments
     n = len(given["keys"] if call.op == "received_attention" else next(iter(given.values())))
-    c = len(found[0]) if call.op in ("dbdpc", "reduce") else min(n, given.get("count", n))
+    told_by_data = call.op in ("dbdpc", "reduce") or ("cu_seqlens" in given and call.op != "euti_scores_packed")
+    c = len(found[0]) if told_by_data else min(n, given.get("count", n))
     wanted = {
         "euti_scores": lambda: [(torch.float32, n)],
         "density": lambda: [(torch.float32, n)],
@@ -52,7 +54,10 @@ def check_shapes(call: Call, *found: Tensor) -> None:
         "dpp_select": lambda: [(torch.int64, c)],
     }
     wanted["reduce_to"] = wanted["reduce"]
-    assert [(x.dtype, *x.shape) for x in found] == wanted[call.op](), "dtypes or shapes"
+    wanted = wanted[call.alone]()
+    if told_by_data and "cu_seqlens" in given:
+        wanted.append((torch.int32, len(given["cu_seqlens"])))
+    assert [(x.dtype, *x.shape) for x in found] == wanted, "dtypes or shapes"
     assert all(x.is_contiguous() for x in found)
 
 
@@ -219,6 +224,23 @@ def dpp_select(call: Call, chosen: Tensor) -> None:
     check_dpp_select(given["keys"], given["relevance"], given["count"], chosen, error / DISTANCE_MARGIN)
 
 
+def packed(call: Call, *found: Tensor) -> None:
+    """Each sequence has the bits that it has alone."""
+    given = call.arguments
+    run = lambda b, rows: getattr(ops, call.alone)(**call.of_sequence(b, rows).arguments)  # noqa: E731
+    if call.op == "euti_scores_packed":
+        bounds = given["cu_seqlens"].tolist()
+        for b, (begin, end) in enumerate(pairwise(bounds)):
+            own = found[0][begin:end]
+            assert begin == end or torch.equal(own, run(b, slice(begin, end))), f"sequence {b} has other scores alone"
+        return
+    before = [x[:0] for x in found[:-3]]
+    for i, (ours, alone) in enumerate(
+        zip(found, reference.number_through(given["cu_seqlens"], run, *before), strict=True)
+    ):
+        assert torch.equal(ours.cpu(), alone.cpu()), f"result {i} is not that of each sequence alone"
+
+
 def _on_cpu(given: dict) -> dict:
     return {name: x.cpu() if isinstance(x, Tensor) else x for name, x in given.items()}
 
@@ -230,3 +252,4 @@ CHECKS = {
         *(received_attention, nearest_denser, farthest_points, dpp_select),
     )
 }
+CHECKS |= dict.fromkeys(("euti_scores_packed", "dbdpc_packed", "reduce_packed", "reduce_to_packed"), packed)

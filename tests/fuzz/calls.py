@@ -18,7 +18,9 @@ ALL_DTYPES = sorted({x for x in vars(torch).values() if isinstance(x, torch.dtyp
 OPERATORS = (
     *("euti_scores", "density", "dbdpc", "assign", "segment_mean", "max_distance", "reduce", "reduce_to"),
     *("received_attention", "nearest_denser", "farthest_points", "dpp_select"),
+    *("euti_scores_packed", "dbdpc_packed", "reduce_packed", "reduce_to_packed"),
 )
+ON_HOST = ("cu_seqlens", "counts")  # on the CPU wherever the others are
 MOST = 2**20  # elements of a tensor that may be copied: others are expanded
 DISTANCES = [0.0, 1e-300, 0.01, 0.1, 0.25, 0.5, 1.0, 1.5, 2.0, 3.0, 1e300, math.inf]
 
@@ -36,7 +38,22 @@ class Call:
     @property
     def sees_data(self) -> bool:
         """Whether NaN, Inf and indices out of range are errors here (contract section 9)."""
-        return self.backend.startswith("cpu-") or self.op in ("dbdpc", "reduce")
+        return self.backend.startswith("cpu-") or self.alone in ("dbdpc", "reduce")
+
+    @property
+    def alone(self) -> str:
+        """The operator of one sequence."""
+        return self.op.removesuffix("_packed")
+
+    def of_sequence(self, b: int, rows: slice) -> Call:
+        """The same for one of a packed call's sequences."""
+        given = {
+            name: x[rows] if isinstance(x, Tensor) and name not in ON_HOST else x for name, x in self.arguments.items()
+        }
+        del given["cu_seqlens"]
+        if "counts" in given:
+            given["count"] = int(given.pop("counts")[b])
+        return Call(self.alone, given, self.backend, self.threads, self.flush)
 
     def __str__(self) -> str:
         def told(x):
@@ -98,7 +115,26 @@ def _attention(rng: random.Random, n: int, dtype: torch.dtype, width: int) -> di
     return {**queries, "rows": rows, "first": first, "causal": rng.random() < 0.7, "scale": scale}
 
 
+def _packed(rng: random.Random, op: str, n: int, width: int) -> dict:
+    """Some sequences, of which any may have no rows, and in some calls all."""
+    found = _valid(rng, op.removesuffix("_packed"), n, width)
+    if rng.random() < 0.05:
+        found = {name: x[:0] if isinstance(x, Tensor) else x for name, x in found.items()}
+        n = 0
+    sequences = rng.randint(n > 0, 5)
+    cuts = [rng.randint(0, n) for _ in range(sequences - 1)]
+    cuts = sorted(cuts * rng.choice([1, 1, 2]))
+    found["cu_seqlens"] = torch.tensor([0, *cuts, *([n] if sequences else [])], dtype=torch.int32)
+    if "count" in found:
+        found["counts"] = torch.randint(
+            1, 2 * found.pop("count") + 1, (len(found["cu_seqlens"]) - 1,), dtype=torch.int32
+        )
+    return found
+
+
 def _valid(rng: random.Random, op: str, n: int, width: int) -> dict:
+    if op.endswith("_packed"):
+        return _packed(rng, op, n, width)
     dtype = rng.choice(DTYPES)
     if op == "euti_scores":
         return {**_importance(rng, n, dtype, width), "scale": rng.choice([None, 1.0, 0.0, -3.0, rng.gauss(0, 9), 3e38])}
@@ -143,13 +179,13 @@ def _valid(rng: random.Random, op: str, n: int, width: int) -> dict:
 
 def _usual(x: Tensor) -> bool:
     """Whether it can be spoilt, and laid out."""
-    numbers = x.layout == torch.strided and x.device.type == "cpu" and x.dtype in (*DTYPES, torch.int64)
+    numbers = x.layout == torch.strided and x.device.type == "cpu" and x.dtype in (*DTYPES, torch.int64, torch.int32)
     return numbers and x.ndim > 0 and 0 < x.numel() < MOST
 
 
 def _recast(rng: random.Random, x: Tensor) -> Tensor:
     dtype = rng.choice(ALL_DTYPES)
-    if dtype in (*DTYPES, torch.int64):
+    if dtype in (*DTYPES, torch.int64, torch.int32):
         return x.nan_to_num().to(dtype)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # some are on their way out of torch
@@ -161,6 +197,7 @@ def _with_bad_number(rng: random.Random, x: Tensor, end: int) -> Tensor:
     x = tensors.plain(x)
     indices = [-1, -2, end, end, end, 2**31, 2**40, 2**63 - 1, -(2**63)]
     bad = indices if x.dtype == torch.int64 else [math.nan, math.inf, -math.inf]
+    bad = [-1, 0, 1, end, -(2**31), 2**31 - 1] if x.dtype == torch.int32 else bad
     x.view(-1)[rng.randrange(x.numel())] = rng.choice(bad)
     return x
 
@@ -227,5 +264,6 @@ def draw(seed: int, backends: list[str]) -> Call:
         _spoil(rng, arguments)
     for name, x in arguments.items():
         if isinstance(x, Tensor) and _usual(x):
-            arguments[name] = tensors.laid_out(rng, x.cuda() if backend == "cuda" else x)
+            there = backend == "cuda" and name not in ON_HOST
+            arguments[name] = tensors.laid_out(rng, x.cuda() if there else x)
     return Call(op, arguments, backend, rng.choice([1, 2, 3, 5]), rng.random() < 0.2)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 import re
+from itertools import pairwise
 
 import torch
 from torch import Tensor
 
-from fuzz.calls import DTYPES, Call
+from fuzz.calls import DTYPES, ON_HOST, Call
 from pact_ext import reference
 
 LARGEST = torch.finfo(torch.float32).max
@@ -28,6 +29,7 @@ RANKS = {
     "dpp_select": {"keys": (2, 3), "relevance": (1,)},
 }
 RANKS["reduce_to"] = RANKS["reduce"]
+RANKS |= {f"{op}_packed": RANKS[op] for op in ("euti_scores", "dbdpc", "reduce", "reduce_to")}
 OWN_DTYPE = {"centers": torch.int64, "labels": torch.int64, "rows": torch.int64}
 OWN_DTYPE |= dict.fromkeys(("scores", "density", "relevance"), torch.float32)
 OPTIONAL = ("scores", "rows")
@@ -43,13 +45,14 @@ NUMBERS = {
 }
 
 
-def _alone(name: str, x: Tensor | None, ranks: tuple[int, ...]) -> bool:
-    """Whether a tensor is what it must be, whatever the others are."""
+def _alone(name: str, x: Tensor | None, ranks: tuple[int, ...], packed: bool) -> bool:
+    """Whether a tensor is what it must be, whatever the others are. Packed sequences may have no rows."""
     if x is None:
         return name in OPTIONAL
     dtype = x.dtype == OWN_DTYPE[name] if name in OWN_DTYPE else x.dtype in DTYPES
     place = x.layout == torch.strided and x.device.type in ("cpu", "cuda", "meta")
-    return dtype and place and x.ndim in ranks and x.numel() > 0 and len(x) < 2**31
+    some = x.ndim > 0 and (x.shape[1:] if packed else x.shape).numel() > 0
+    return dtype and place and x.ndim in ranks and some and len(x) < 2**31
 
 
 def _heads_fit(keys: Tensor, queries: Tensor) -> bool:
@@ -77,15 +80,46 @@ def _faults_in_counts(call: Call) -> set[str]:
     return bad
 
 
+def _faults_on_host(call: Call, without_data: bool) -> set[str]:
+    """Of the numbers that the host reads, as far as they tell without data."""
+    given = {name: call.arguments[name] for name in ON_HOST if name in call.arguments}
+    bad = {name for name, x in given.items() if not _on_host(x, without_data)}
+    if "cu_seqlens" in given and not bad:
+        sequences = len(given["cu_seqlens"]) - 1
+        bad |= {"cu_seqlens"} if sequences < 0 else set()
+        bad |= {"counts"} if len(given.get("counts", range(sequences))) != sequences else set()
+    return bad
+
+
+def _on_host(x: Tensor | None, without_data: bool) -> bool:
+    if not isinstance(x, Tensor) or x.layout != torch.strided or x.dtype != torch.int32 or x.ndim != 1:
+        return False
+    return x.is_cpu or (x.is_meta and without_data)
+
+
+def faults_in_numbers(call: Call) -> set[str]:
+    """Of a call whose arguments are right otherwise: those whose numbers on the host are no sequences, no budgets."""
+    bad, given = set(), call.arguments
+    if "cu_seqlens" in given:
+        bounds = given["cu_seqlens"].tolist()
+        rows = len(next(x for name, x in given.items() if isinstance(x, Tensor) and name not in ON_HOST))
+        if bounds[0] or bounds[-1] != rows or bounds != sorted(bounds):
+            bad.add("cu_seqlens")
+    if "counts" in given and (given["counts"] < 1).any():
+        bad.add("counts")
+    return bad
+
+
 def visible_faults(call: Call) -> set[str]:
     """The arguments that are wrong as far as rank, sizes, dtype, device and numbers tell."""
     given, ranks = call.arguments, RANKS[call.op]
-    alone = {name for name in ranks if _alone(name, given[name], ranks[name])}
+    alone = {name for name in ranks if _alone(name, given[name], ranks[name], "cu_seqlens" in given)}
     bad = set(ranks) - alone
     bad |= {name for name in NUMBERS if name in given and name not in ranks and not NUMBERS[name](given[name])}
     bad |= _faults_in_counts(call)
     first, *others = ranks
     lead = given[first]
+    bad |= _faults_on_host(call, isinstance(lead, Tensor) and lead.is_meta)
     for name in others:
         x = given[name]
         if x is None or lead is None:
@@ -117,6 +151,11 @@ def faults_in_data(call: Call) -> set[str]:
 def scores_overflow(call: Call) -> bool | None:
     """Whether finite inputs give an importance beyond float32; None when that is for rounding to say."""
     given = call.arguments
+    if "cu_seqlens" in given:
+        bounds = given["cu_seqlens"].tolist()
+        rows = [(b, slice(*span)) for b, span in enumerate(pairwise(bounds)) if span[0] < span[1]]
+        each = [scores_overflow(call.of_sequence(b, own)) for b, own in rows]
+        return None if None in each else any(each)
     n = len(given["hidden"])
     if call.op != "euti_scores":
         kept = max(reference.kept_count(n, given["prune_ratio"]), min(n, given.get("count", 0)))
@@ -157,4 +196,4 @@ def describes(got: str, x) -> bool:
     layout = f"{x.layout} on {x.device}".removeprefix("torch.")
     if got in (str(list(x.shape)), str(x.dtype).removeprefix("torch."), str(x.device), layout, "NaN or Inf"):
         return True
-    return x.dtype == torch.int64 and got.lstrip("-").isdigit() and bool((x == int(got)).any())
+    return x.dtype in (torch.int64, torch.int32) and got.lstrip("-").isdigit() and bool((x == int(got)).any())

@@ -15,6 +15,7 @@ from fuzz import answers, calls, contract, tensors
 from fuzz.calls import Call
 from pact_ext import _library, ops
 
+ON_DATA = ("dbdpc", "reduce", "dbdpc_packed", "reduce_packed", "reduce_to_packed")
 TOO_LARGE = "the importance scores must be finite, got NaN or Inf: the inputs are too large"
 
 
@@ -63,8 +64,10 @@ def same_bits(some: tuple[Tensor, ...], others: tuple[Tensor, ...], where: str) 
 
 def on_meta(call: Call) -> dict | None:
     """The arguments without data; None where one is no tensor that could be moved."""
-    given = [x for x in call.arguments.values() if isinstance(x, Tensor)]
-    if not all(x.layout == torch.strided and not x.is_quantized for x in given) or len({x.device for x in given}) > 1:
+    given = {name: x for name, x in call.arguments.items() if isinstance(x, Tensor)}
+    if not all(x.layout == torch.strided and not x.is_quantized for x in given.values()):
+        return None
+    if len({x.device for name, x in given.items() if name not in calls.ON_HOST or not x.is_cpu}) > 1:
         return None
     return {name: x.to("meta") if isinstance(x, Tensor) else x for name, x in call.arguments.items()}
 
@@ -95,7 +98,7 @@ def check_valid(call: Call) -> None:
     arguments = call.arguments
     copies = {name: tensors.plain(x) if isinstance(x, Tensor) else x for name, x in arguments.items()}
     found = results(call, arguments, call.flush)
-    given = {x.untyped_storage().data_ptr() for x in arguments.values() if isinstance(x, Tensor)}
+    given = {x.untyped_storage().data_ptr() for x in arguments.values() if isinstance(x, Tensor) and x.numel()}
     assert not given & {x.untyped_storage().data_ptr() for x in found}, "a result shares an argument's memory"
     same_bits(found, results(call, arguments, call.flush), "at a second run")
     same_bits(found, results(call, arguments, not call.flush), "with subnormal numbers flushed")
@@ -121,7 +124,7 @@ def check_without_data(call: Call, bad: set[str], text: str | None) -> None:
     with surroundings("meta", call.threads):
         if bad:
             assert refusal(call, arguments) == text, "another error for tensors without data"
-        elif call.op not in ("dbdpc", "reduce"):  # whose shapes only the data tells
+        elif call.op not in ON_DATA:  # whose shapes only the data tells
             answers.check_shapes(Call(call.op, arguments, "meta", 1, False), *results(call, arguments))
 
 
@@ -135,13 +138,17 @@ def judge(call: Call) -> str:
             return "refused"
         if any(isinstance(x, Tensor) and x.is_meta for x in call.arguments.values()):
             return "without data"
+        bad = contract.faults_in_numbers(call)
+        if bad:
+            check_refused(call, bad)
+            return "refused for its numbers"
         bad = contract.faults_in_data(call)
         if bad and call.sees_data:
             check_refused(call, bad)
             return "refused for its data"
-        if not bad and call.op in ("euti_scores", "reduce", "reduce_to"):
+        if not bad and call.alone in ("euti_scores", "reduce", "reduce_to"):
             overflow = contract.scores_overflow(call)
-            if overflow and (call.op == "reduce" or call.sees_data):
+            if overflow and call.sees_data:
                 assert refusal(call, call.arguments) == TOO_LARGE
                 return "refused for its data"
             if overflow is None or overflow:
