@@ -16,13 +16,14 @@ __all__ = [
     "ops",
     "plot_tokens",
     "reduce",
+    "reduce_packed",
     "remove",
 ]
 
 try:
     from . import methods, ops
     from .drawing.plot import plot_tokens
-    from .reduction import Reduction, reduce
+    from .reduction import Reduction, reduce, reduce_packed
 except ImportError:
     if not _library.in_command_line():  # which comes up all the same, has its help, and says what is wrong in one line
         raise

@@ -247,7 +247,8 @@ def received_attention(
         first: place of the first query among the keys: query i stands at place first + i. None: n - q, so that the last
             stands beside the last key.
         causal: a query sees the keys up to its own place only.
-        scale: factor of the logits; None is 1/sqrt(dh). Logits beyond float32 count as its largest number.
+        scale: factor of the logits; None is 1/sqrt(dh). Logits beyond float32 count as its largest number; on CUDA,
+            where products are summed in float32, one whose terms alone are beyond may be NaN, and all of its row.
 
     Returns:
         float32 ``[n]``, all >= 0, of sum 1.

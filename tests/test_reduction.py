@@ -129,3 +129,43 @@ def test_merging_switched_off_keeps_the_centers_own_states():
     assert torch.equal(r.merged, hidden[r.centers])
     assert not torch.equal(r.merged, merged.merged)
     assert torch.equal(r.sizes, merged.sizes)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("counts", [None, [9, 5, 40, 1]])
+@pytest.mark.parametrize("switches", [{}, {"cluster": False}, {"merge": False}, {"recover": False}], ids=str)
+def test_several_sequences_are_each_what_they_are_alone(switches, counts, dtype):
+    hidden, keys, queries = (x.to(dtype) for x in tensors(90))
+    bounds, ids = [0, 60, 60, 89, 90], torch.arange(270).view(3, 90)
+    if switches.get("cluster") is False and counts is not None:
+        counts = [9, 0, 20, 1]  # of a config that only prunes, at most all there are
+    found = pact_ext.reduce_packed(
+        hidden,
+        keys,
+        queries,
+        torch.tensor(bounds, dtype=torch.int32),
+        position_ids=ids,
+        config=PactConfig(**switches),
+        counts=None if counts is None else torch.tensor(counts, dtype=torch.int32),
+    )
+    assert [one.n_in for one in found] == [60, 0, 29, 1]
+    assert found[1].merged.shape == (0, 24)
+    for b in (0, 2, 3):
+        rows = slice(bounds[b], bounds[b + 1])
+        alone = pact_ext.reduce(
+            hidden[rows],
+            keys[rows],
+            queries[rows],
+            position_ids=ids[:, rows],
+            config=PactConfig(**switches),
+            count=None if counts is None else counts[b],
+        )
+        for name, ours in vars(found[b]).items():
+            assert torch.equal(ours, getattr(alone, name)), name
+
+
+def test_position_ids_of_several_sequences_must_fit():
+    with pytest.raises(
+        ValueError, match=r"reduce_packed: position_ids must be \[n\] or \[3, n\] for hidden \[120, 24\]"
+    ):
+        pact_ext.reduce_packed(*tensors(), torch.tensor([0, 120]).int(), position_ids=torch.arange(119))

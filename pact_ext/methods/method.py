@@ -89,6 +89,10 @@ class Method:
         """Which tokens stay at the view's site."""
         raise NotImplementedError
 
+    def select_all(self, views: Sequence[View]) -> list[Selection]:
+        """`select` for the views of a whole batch: for a method that does them together faster than one by one."""
+        return [self.select(view) for view in views]
+
     def evict(self, step: Step) -> Tensor | None:
         """Which of a row's visual tokens stay in the cache after a token of the answer, int64 ascending; None: all."""
         raise NotImplementedError

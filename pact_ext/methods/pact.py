@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
+
+import torch
 
 from .. import reduction
 from ..config import PactConfig
@@ -61,6 +65,25 @@ class Pact(Method):
             count=self.count(len(view)),
         )
         return Selection(found.centers, found.labels, found.merged, found.sizes)
+
+    def select_all(self, views: Sequence[View]) -> list[Selection]:
+        """In one call, and one wait for the device."""
+        if len(views) < 2:
+            return super().select_all(views)
+        lengths = [len(view) for view in views]
+        counts = [self.count(n) for n in lengths]
+        scores = [view.received(self.scores.removeprefix("received-")) for view in views] if self.scores else None
+        found = reduction.reduce_packed(
+            torch.cat([view.hidden for view in views]),
+            torch.cat([view.keys for view in views]),
+            torch.cat([view.queries for view in views]),
+            torch.tensor([0, *accumulate(lengths)], dtype=torch.int32),
+            cluster_keys=torch.cat([view.turned_keys for view in views]),
+            config=self.config,
+            scores=None if scores is None else torch.cat(scores),
+            counts=None if self.keep is None else torch.tensor(counts, dtype=torch.int32),
+        )
+        return [Selection(one.centers, one.labels, one.merged, one.sizes) for one in found]
 
     def __str__(self) -> str:
         own = {"keep": self.keep, "scores": self.scores}

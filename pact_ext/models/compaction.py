@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..methods import Selection, View
 from ..reduction import Reduction
 from ..reference import log_sizes, merged_position_ids
 from .cache import pad_left
@@ -37,9 +38,7 @@ class Compaction:
 def compact(scene: Scene) -> Compaction:
     """Reduce the visual tokens at a site."""
     sequence, hidden = scene.sequence, scene.at.hidden
-    found = [
-        [_reduction(scene, row, group) for group in range(len(groups))] for row, groups in enumerate(sequence.visual)
-    ]
+    found = _reductions(scene)
     rows = [_row(sequence, row, hidden[row], parts) for row, parts in enumerate(found)]
     source, states, sizes = (pad_left([row[part] for row in rows], 0) for part in range(3))
     lead = [source.shape[1] - len(row[0]) for row in rows]
@@ -57,15 +56,25 @@ def compact(scene: Scene) -> Compaction:
     return Compaction(source, states, after, all(r is None or r.n_out == r.n_in for r in reductions), reductions)
 
 
-def _reduction(scene: Scene, row: int, group: int) -> Reduction:
-    places, view = scene.sequence.visual[row][group], scene.view(row, group)
+def _reductions(scene: Scene) -> list[list[Reduction]]:
+    """Of every group of every row."""
+    at = [(row, group) for row, groups in enumerate(scene.sequence.visual) for group in range(len(groups))]
+    views = [scene.view(*place) for place in at]
     try:
-        chosen = scene.method.select(view)
+        chosen = scene.method.select_all(views)
     except RuntimeError as error:
-        if view.hidden.isfinite().all():
-            raise
-        raise RuntimeError(f"pact_ext: the visual tokens of row {row} are not finite: {error}") from error
-    kept, labels = chosen.kept, chosen.labels
+        for (row, _), view in zip(at, views, strict=True):
+            if not view.hidden.isfinite().all():
+                raise RuntimeError(f"pact_ext: the visual tokens of row {row} are not finite: {error}") from error
+        raise
+    found: list[list[Reduction]] = [[] for _ in scene.sequence.visual]
+    for (row, group), view, one in zip(at, views, chosen, strict=True):
+        found[row].append(_reduction(scene, row, group, view, one))
+    return found
+
+
+def _reduction(scene: Scene, row: int, group: int, view: View, chosen: Selection) -> Reduction:
+    places, kept, labels = scene.sequence.visual[row][group], chosen.kept, chosen.labels
     if labels is None:
         labels = torch.full((len(view),), -1, dtype=torch.int64, device=kept.device)
         labels[kept] = torch.arange(len(kept), device=kept.device)
