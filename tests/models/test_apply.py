@@ -14,7 +14,7 @@ import transformers
 
 import pact_ext
 from models import oracle, tiny
-from pact_ext import PactConfig
+from pact_ext import PactConfig, methods, ops
 from pact_ext.models.families import FAMILIES
 
 LAYER, STEPS = 3, 6
@@ -121,6 +121,19 @@ def test_a_row_without_images(variant, attention):
         assert handle.report().visual_in[1] == 0
     assert torch.equal(same, tokens)
     assert (logits - expected).abs().max() < 1e-12
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize("keep", [None, 0.4])
+def test_a_batch_is_one_call_of_an_operator(batch, keep, monkeypatch):
+    called = []
+    for name in ("reduce", "reduce_to", "reduce_packed", "reduce_to_packed"):
+        operator = getattr(ops, name)
+        monkeypatch.setattr(ops, name, lambda *a, _o=operator, _n=name, **k: (called.append(_n), _o(*a, **k))[1])
+    model = build("qwen2_vl")
+    with pact_ext.apply(model, methods.Pact(CONFIG, keep=keep)):
+        model(**tiny.inputs(model, batch))
+    assert called == [("reduce" if keep is None else "reduce_to") + ("_packed" if batch > 1 else "")]
 
 
 @pytest.mark.parametrize("variant", tiny.KINDS)
