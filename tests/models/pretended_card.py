@@ -101,6 +101,8 @@ class OnCard(Tensor):
         out = func(*tree_map(_held, args), **tree_map(_held, kwargs))
         if func._schema.is_mutable and name.endswith("_"):
             return args[0]
+        if name.endswith("_packed") and isinstance(out, tuple):
+            return *map(_on_card, out[:-1]), out[-1]  # cu_centers stays on the host
         return tree_map(_on_card, out) if target.type == "cuda" else out
 
 
@@ -125,6 +127,8 @@ def _check(name: str, args: tuple, kwargs: dict) -> None:
             _note("mask as an index")
         if isinstance(args[0], OnCard):
             strangers = [x for x in strangers if all(x is not index for index in indices)]
+    if name.endswith("_packed"):  # cu_seqlens and counts are wanted on the host
+        strangers = [x for x in strangers if x.dtype != torch.int32]
     if name not in ("copy_", "_to_copy") and any(x.ndim for x in strangers):
         raise RuntimeError(f"Expected all tensors to be on the same device, found cuda:0 and cpu in {name}")
 
