@@ -39,8 +39,9 @@ __global__ void __launch_bounds__(kSortThreads)
                         const int* __restrict__ cu_segments, int at_once, SegmentLists lists) {
   const device::Shared<int> places = device::shared<int>(0, at_once);
   TileScan<int> rows(device::shared<int>(unsigned(at_once) * unsigned(sizeof(int)), 64));
-  const int64_t threads = blockDim.x;
-  int64_t first_row = 0, rows_end = n, base = 0, segments_end = segments;
+  const unsigned threads = blockDim.x;
+  unsigned first_row = 0, rows_end = unsigned(n), base = 0,
+           segments_end = unsigned(segments);  // below 2^31, so sums fit
   if (cu_rows) {
     first_row = cu_rows[blockIdx.x];
     rows_end = cu_rows[blockIdx.x + 1];
@@ -50,20 +51,21 @@ __global__ void __launch_bounds__(kSortThreads)
     *lists.many_count = 0;
   }
   for (; base < segments_end; base += at_once) {
-    const int64_t here = min(int64_t(at_once), segments_end - base);
+    const unsigned here = min(unsigned(at_once), segments_end - base);
     const auto each_row = [&](const auto& f) {
 #pragma unroll 8
-      for (int64_t i = first_row + threadIdx.x; i < rows_end; i += threads) {
-        const int64_t place = segment_of(labels[i], segments) - base;
-        if (place >= 0 && place < here) f(int(place), int(i));
+      for (unsigned i = first_row + threadIdx.x; i < rows_end; i += threads) {
+        const int segment = segment_of(labels[i], segments);
+        const unsigned place = unsigned(segment) - base;
+        if (segment >= 0 && place < here) f(int(place), int(i));
       }
     };
-    for (int64_t s = threadIdx.x; s < here; s += threads) places[s] = 0;
+    for (unsigned s = threadIdx.x; s < here; s += threads) places[s] = 0;
     __syncthreads();
     each_row([&](int place, int) { atomicAdd(&places[place], 1); });
     __syncthreads();
-    for (int64_t first = 0; first < here; first += threads) {
-      const int64_t s = first + threadIdx.x;
+    for (unsigned first = 0; first < here; first += threads) {
+      const unsigned s = first + threadIdx.x;
       const int own = s < here ? int(places[s]) : 0;
       const int before = int(first_row) + rows.exclusive(own);
       if (s < here) {
