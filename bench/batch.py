@@ -11,44 +11,42 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
-from itertools import pairwise
 
 import torch
 
 from pact_ext import ops
 
-from .cases import CONFIG, Inputs
+from .cases import Inputs, arguments
 from .record import machine_facts
 
+OPERATORS = ("euti_scores", "dbdpc", "reduce", "reduce_to")  # those that have a `_packed` form
 BATCHES = {
     "32 of 729": [729] * 32,
     "16 from 64 to 4096": [round(64 * 64 ** (i / 15)) for i in range(16)],
     "1 of 729": [729],
     "1 of 2880": [2880],
 }
-KEPT = 4  # of so many tokens reduce_to leaves one
 SECONDS, FEWEST_ROUNDS = 2.0, 7
 
 
-def calls(lengths: list[int], dtype: torch.dtype, device: str) -> dict[str, tuple[Callable, Callable]]:
-    """By operator: the one call, and the calls one by one."""
-    each = [Inputs(n, 512, dtype, device) for n in lengths]
-    alone = [(x.hidden, x.keys, x.queries, x.cluster_keys) for x in each]
-    batch = [torch.cat(parts) for parts in zip(*alone, strict=True)]
+def calls(op: str, lengths: list[int], dtype: torch.dtype, device: str) -> tuple[Callable, Callable]:
+    """The one call, and the calls one by one."""
+    alone = [arguments(op, Inputs(n, 512, dtype, device)) for n in lengths]
+    packed = [
+        torch.cat(parts) if isinstance(parts[0], torch.Tensor) else parts
+        for parts in zip(*(positional for positional, _ in alone), strict=True)
+    ]
+    tensors = [x for x in packed if isinstance(x, torch.Tensor)]
+    numbers = [x[0] for x in packed[len(tensors) :]]
+    if op == "reduce_to":  # whose first number is a budget, of each sequence its own
+        numbers[0] = torch.tensor(packed[len(tensors)], dtype=torch.int32)
     bounds = torch.tensor([0, *lengths]).cumsum(0).int()
-    counts = torch.tensor([max(1, n // KEPT) for n in lengths], dtype=torch.int32)
-    numbers = {name: getattr(CONFIG, name) for name in ("prune_ratio", "dc", "dn", "alpha", "gaussian")}
-    alone = [[x[begin:end] for x in batch] for begin, end in pairwise(bounds.tolist())]
-    return {
-        "reduce": (
-            lambda: ops.reduce_packed(*batch, bounds, **numbers),
-            lambda: [ops.reduce(*own, **numbers) for own in alone],
-        ),
-        "reduce_to": (
-            lambda: ops.reduce_to_packed(*batch, bounds, counts, **numbers),
-            lambda: [ops.reduce_to(*own, int(k), **numbers) for own, k in zip(alone, counts, strict=True)],
-        ),
-    }
+    options = alone[0][1]
+    one, each = getattr(ops, f"{op}_packed"), getattr(ops, op)
+    return (
+        lambda: one(*tensors, bounds, *numbers, **options),
+        lambda: [each(*positional, **options) for positional, _ in alone],
+    )
 
 
 def milliseconds(functions: tuple[Callable, ...], synchronize: Callable[[], None]) -> list[float]:
@@ -79,7 +77,8 @@ def main(argv: list[str] | None = None) -> int:
     print(f"{where}, torch {facts['torch']}, commit {str(facts['commit'])[:12]}, bfloat16\n")
     print("| sequences | operator | one call, ms | one by one, ms | ratio |\n|---|---|---:|---:|---:|")
     for title, lengths in BATCHES.items():
-        for op, functions in calls(lengths, torch.bfloat16, options.device).items():
+        for op in OPERATORS:
+            functions = calls(op, lengths, torch.bfloat16, options.device)
             packed, alone = milliseconds(functions, torch.cuda.synchronize if cuda else lambda: None)
             print(f"| {title} | `{op}` | {packed:.3g} | {alone:.3g} | {packed / alone:.3f} |", flush=True)
     return 0

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from bench import __main__ as command_line
-from bench import cases, memory
+from bench import batch, cases, memory
 from bench.table import reach
 
 ROOT = Path(__file__).parents[1]
@@ -71,8 +71,18 @@ def test_what_is_compared_computes_the_same(op):
     assert cases.make_call(op, "mm", inputs)().shape == (() if op == cases.ONE_ROW else (96, 96))
 
 
+@pytest.mark.parametrize("op", batch.OPERATORS)
+def test_one_call_and_the_calls_one_by_one_get_the_same_sequences(op):
+    """Scores, merged rows; of dbdpc, whose centres are rows of all sequences, how many."""
+    one, each = (call() for call in batch.calls(op, [40, 1, 130], torch.float32, "cpu"))
+    together, *alone = (x[0] if isinstance(x, tuple) else x for x in (one, *each))
+    assert len(together) == sum(map(len, alone))
+    assert op == "dbdpc" or torch.equal(together, torch.cat(alone))
+
+
 def test_every_operator_has_a_case():
-    assert {op.partition(":")[0] for op in cases.OPERATORS} == {
+    measured = {op.partition(":")[0] for op in cases.OPERATORS} | {f"{op}_packed" for op in batch.OPERATORS}
+    assert measured == {
         name.removeprefix("pact::") for name in torch._C._dispatch_get_all_op_names() if name.startswith("pact::")
     }
 
