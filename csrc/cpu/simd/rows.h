@@ -84,18 +84,41 @@ void load_row(Rows rows, int64_t i, float scale, float* out) {
   });
 }
 
+// Some rows at a time, so that the sums are read and written once for all of them; each sum in the order of the rows.
 void add_rows(Rows rows, int64_t first, int64_t last, double* out) {
+  constexpr int64_t kAtOnce = 8;
   with_type(rows.dtype, [&](auto as) {
     using T = typename decltype(as)::type;
-    alignas(64) float lanes[kLanes];
-    for (int64_t i = first; i < last; ++i) {
-      for_each_lanes(row_of<T>(rows, i), rows.width, [&](int64_t k, vfloat x) {
-        store(lanes, x);
-        const int64_t count = rows.width - k < kLanes ? rows.width - k : kLanes;
-        for (int64_t l = 0; l < count; ++l) out[k + l] += double{lanes[l]};
-      });
+    for (int64_t i = first; i < last; i += kAtOnce) {
+      const T* from = row_of<T>(rows, i);
+      const int64_t count = last - i < kAtOnce ? last - i : kAtOnce;
+      int64_t k = 0;
+      for (; k + kHalf <= rows.width; k += kHalf) {
+        vdouble sum = load<vdouble>(out + k);
+        for (int64_t r = 0; r < count; ++r) sum += load_doubles(from + r * rows.width + k);
+        store(out + k, sum);
+      }
+      for (; k < rows.width; ++k)
+        for (int64_t r = 0; r < count; ++r) out[k] += double{to_float(from[r * rows.width + k])};
     }
   });
+}
+
+// The sum in doubles of f(k, x) over a row's elements, kHalf of them at a time: two sums for the two halves of kLanes
+// elements, which come together at the end. g(element) for the last ones, zero in lanes without any.
+template <typename T, typename F>
+inline double sum_in_doubles(const T* row, int64_t width, const F& f) {
+  vdouble total[2] = {};
+  int64_t k = 0;
+  for (; k + kLanes <= width; k += kLanes)
+    for (int s = 0; s < 2; ++s) total[s] += f(k + s * kHalf, load_doubles(row + k + s * kHalf), kHalf);
+  for (int s = 0; s < 2 && k < width; ++s, k += kHalf) {
+    const int64_t count = width - k < kHalf ? width - k : kHalf;
+    vdouble last{};
+    for (int64_t l = 0; l < count; ++l) last[l] = double{to_float(row[k + l])};
+    total[s] += f(k, last, count);
+  }
+  return sum(total[0] + total[1]);
 }
 
 void head_logits(Rows keys, int64_t i, const double* query_mean, int64_t heads, int64_t group, int64_t head_size,
@@ -103,53 +126,45 @@ void head_logits(Rows keys, int64_t i, const double* query_mean, int64_t heads, 
   with_type(keys.dtype, [&](auto as) {
     using T = typename decltype(as)::type;
     for (int64_t h = 0; h < heads; ++h) {
-      const T* key = row_of<T>(keys, i) + h / group * head_size;
       const double* query = query_mean + h * head_size;
-      vdouble total[2] = {};
-      alignas(64) float lanes[kLanes];
-      for_each_lanes(key, head_size, [&](int64_t k, vfloat x) {
-        store(lanes, x);
-        double tail[kLanes] = {};
-        const double* q = query + k;
-        if (k + kLanes > head_size) {
-          for (int64_t l = 0; k + l < head_size; ++l) tail[l] = q[l];
-          q = tail;
-        }
-        for (int s = 0; s < 2; ++s)
-          total[s] += widen(load<vfloat_half>(lanes + s * kHalf)) * load<vdouble>(q + s * kHalf);
-      });
-      logits[h] = sum(total[0] + total[1]);
+      logits[h] = sum_in_doubles(row_of<T>(keys, i) + h / group * head_size, head_size,
+                                 [&](int64_t k, vdouble key, int64_t count) {
+                                   if (count == kHalf) return key * load<vdouble>(query + k);
+                                   vdouble last{};
+                                   for (int64_t l = 0; l < count; ++l) last[l] = query[k + l];
+                                   return key * last;
+                                 });
     }
   });
 }
 
 double row_norm(Rows rows, int64_t i) {
-  double norm = 0;
+  double square = 0;
   with_type(rows.dtype, [&](auto as) {
     using T = typename decltype(as)::type;
-    vdouble total[2] = {};
-    alignas(64) float lanes[kLanes];
-    for_each_lanes(row_of<T>(rows, i), rows.width, [&](int64_t, vfloat x) {
-      store(lanes, x);
-      for (int s = 0; s < 2; ++s) {
-        const vdouble half = widen(load<vfloat_half>(lanes + s * kHalf));
-        total[s] += half * half;
-      }
-    });
-    norm = __builtin_sqrt(sum(total[0] + total[1]));
+    square = sum_in_doubles(row_of<T>(rows, i), rows.width, [](int64_t, vdouble x, int64_t) { return x * x; });
   });
-  return norm;
+  return __builtin_sqrt(square);
 }
 
+// Some rows at a time, so that the sums are read and written once for all of them; each sum in the order of the rows.
 void mean_of_rows(Rows rows, const int64_t* members, int64_t count, float* sum, void* out) {
+  constexpr int64_t kAtOnce = 16;
   with_type(rows.dtype, [&](auto as) {
     using T = typename decltype(as)::type;
     for (int64_t k = 0; k < rows.width; ++k) sum[k] = 0;
-    for (int64_t m = 0; m < count; ++m) {
-      const T* row = row_of<T>(rows, members[m]);
+    for (int64_t first = 0; first < count; first += kAtOnce) {
+      const T* row[kAtOnce];
+      const int64_t here = count - first < kAtOnce ? count - first : kAtOnce;
+      for (int64_t m = 0; m < here; ++m) row[m] = row_of<T>(rows, members[first + m]);
       int64_t k = 0;
-      for (; k + kLanes <= rows.width; k += kLanes) store(sum + k, load<vfloat>(sum + k) + load_lanes(row + k));
-      for (; k < rows.width; ++k) sum[k] += to_float(row[k]);
+      for (; k + kLanes <= rows.width; k += kLanes) {
+        vfloat of_lanes = load<vfloat>(sum + k);
+        for (int64_t m = 0; m < here; ++m) of_lanes += load_lanes(row[m] + k);
+        store(sum + k, of_lanes);
+      }
+      for (; k < rows.width; ++k)
+        for (int64_t m = 0; m < here; ++m) sum[k] += to_float(row[m][k]);
     }
     const float divisor = count ? float(count) : 1.0f;
     for (int64_t k = 0; k < rows.width; ++k) round_to(sum[k] / divisor, static_cast<T*>(out) + k);
