@@ -17,7 +17,8 @@ LARGEST = torch.finfo(torch.float32).max
 SHAPES = [(1, 1, 1, 1, 1), (1, 40, 3, 7, 5), (2, 35, 2, 8, 8), (9, 257, 1, 2, 40), (129, 130, 1, 1, 16)]
 SHAPES += [(2, 3, 1, 1, 1032)]  # half types are summed in parts as well
 SHAPES += [(1, 100, 2, 1, 64), (1, 100, 1, 3, 128), (1, 100, 2, 7, 128)]  # on CUDA one row has kernels for these sizes
-SHAPES += [(1, 530, 2, 17, 24)]  # one row: more heads to a key head than a task takes, chunks shared by threads
+SHAPES += [(1, 530, 2, 17, 24)]  # one row: heads in three blocks of six, which overlap; keys shared by threads
+SHAPES += [(1, 21, 2, group, 24) for group in (2, 4, 5, 6, 8)]  # the other blocks of heads, with keys left over
 LARGE = [(40, 600, 2, 7, 128), (300, 300, 4, 1, 33), (5, 255, 1, 3, 600)]
 
 
@@ -205,7 +206,7 @@ def test_avx2_and_avx512_agree_bit_for_bit():
     info = _library.cpu_info()
     if not {"avx2", "avx512"} <= set(info["isa_usable"]):
         pytest.skip("this processor lacks AVX-512 or AVX2")
-    for q, group in ((1, 3), (1, 7), (90, 3)):
+    for q, group in (*((1, group) for group in (1, 2, 3, 4, 7, 8, 9)), (90, 3)):
         results = []
         queries, keys = inputs(q, 500, 2, group, 300)
         for isa in ("avx2", "avx512"):

@@ -133,33 +133,8 @@ bool run_tasks(const Attention& a, float* received) {
   return true;
 }
 
-// One query whose heads share key heads: the pairs of all key heads at once, a chunk of keys per task. False as above.
-bool run_shared_row(const Attention& a, float* received) {
-  Vector<int64_t> sums(a.keys.n, 0);
-  std::vector<PairTask> of_heads;
-  of_heads.reserve(a.tasks());
-  for (int64_t t = 0; t < a.tasks(); ++t) of_heads.emplace_back(a).load(t);
-  const int64_t chunks = of_heads[0].chunks();
-  std::atomic<bool> finite{true};
-  for_each_task(chunks, [&](int64_t c, int64_t) {
-    for (PairTask& task : of_heads)
-      if (!task.logits(c)) finite = false;
-  });
-  if (!finite) return false;
-  for (PairTask& task : of_heads) task.find_largest();
-  for_each_task(chunks, [&](int64_t c, int64_t) {
-    for (PairTask& task : of_heads) task.exponentials(c);
-  });
-  for (PairTask& task : of_heads) task.find_factors();
-  for_each_task(chunks, [&](int64_t c, int64_t) {
-    for (const PairTask& task : of_heads) task.add_columns(c, sums.data());
-  });
-  round_sums(a, sums, received);
-  return true;
-}
-
-// One query, few of its heads to a key head: dot products along the heads. Memory for its logits is less than a key
-// has, and every key is read once. False as above.
+// One query: dot products along the heads. Memory for its logits is less than a key has, and every key is read once.
+// False as above.
 bool run_row(const Attention& a, float* received) {
   constexpr int64_t kKeys = 64;  // of a task
   const int64_t seen = a.visible(a.row(0)), stride = ceil_div(seen, kPairs) * kPairs;
@@ -218,9 +193,7 @@ static Tensor received_attention_cpu(const Tensor& queries, const Tensor& keys, 
 
   Tensor out = empty_cpu({k.n}, ScalarType::Float);
   float* received = out.mutable_data_ptr<float>();
-  constexpr int64_t kShared = 5;  // heads to a key head from which on they fill enough of a vector
-  const auto run = count > 1 ? run_tasks : (heads.group < kShared ? run_row : run_shared_row);
-  if (!run(a, received)) {
+  if (!(count > 1 ? run_tasks : run_row)(a, received)) {
     q.check_finite();
     k.fail_finite();
   }
