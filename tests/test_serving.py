@@ -91,7 +91,7 @@ SQUARE = {"divprune": methods.DivPrune, "random": methods.Random, "downsample": 
 @pytest.mark.parametrize("keep", [0.001, 0.25, 0.3, 7, 1000, 1.0])
 @pytest.mark.parametrize("n", [1, 25, 64])
 def test_as_many_rows_as_placeholders(name, keep, n):
-    rows, features = Rows(SQUARE[name](keep=keep), square=True), torch.randn(n, 8, dtype=torch.bfloat16)
+    rows, features = Rows(SQUARE[name](keep=keep), "square"), torch.randn(n, 8, dtype=torch.bfloat16)
     kept = rows.reduce(features)
     assert kept.shape == (rows.count(n), 8)
     assert kept.dtype == features.dtype
@@ -105,14 +105,14 @@ def test_rows_are_those_of_the_method():
     chosen = ops.farthest_points(features, 16).sort().values
     assert torch.equal(Rows(methods.DivPrune(keep=0.25)).reduce(features), features[chosen])
     means = features.reshape(4, 2, 4, 2, 8).mean(dim=(1, 3)).reshape(16, 8)
-    torch.testing.assert_close(Rows(methods.Downsample(keep=0.25), square=True).reduce(features), means)
+    torch.testing.assert_close(Rows(methods.Downsample(keep=0.25), "square").reduce(features), means)
 
 
 def test_a_grid_that_is_not_there():
     with pytest.raises(ValueError, match=r"downsample needs the grid of a picture's tokens, and this model cuts"):
         Rows(methods.Downsample())
     with pytest.raises(ValueError, match=r"downsample needs a picture's tokens to be a square grid, got 65 of them"):
-        Rows(methods.Downsample(), square=True).count(65)
+        Rows(methods.Downsample(), "square").count(65)
 
 
 # --- In the place of vLLM's classes, with as much of their interface as is used ----------------------------------
@@ -220,7 +220,7 @@ def vllm(monkeypatch):
     """A vLLM that registers models, and logs."""
     registered, logged = {}, []
     registry = types.ModuleType("vllm.model_executor.models.registry")
-    registry._MULTIMODAL_MODELS = {**dict.fromkeys(plugin.SERVED), "Qwen2VLForConditionalGeneration": None}
+    registry._MULTIMODAL_MODELS = {**dict.fromkeys(plugin.SERVED), "Gemma3ForConditionalGeneration": None}
     registry._TRANSFORMERS_BACKEND_MODELS = {"TransformersForCausalLM": None, "TransformersMultiModalForCausalLM": None}
     registry.ModelRegistry = types.SimpleNamespace(register_model=registered.__setitem__)
     models = types.ModuleType("vllm.model_executor.models")
@@ -236,7 +236,7 @@ def vllm(monkeypatch):
 
 def test_every_served_model_is_registered_and_every_other_refused(vllm, quarter):
     plugin.register()
-    others = ("Qwen2VLForConditionalGeneration", "TransformersMultiModalForCausalLM")
+    others = ("Gemma3ForConditionalGeneration", "TransformersMultiModalForCausalLM")
     assert vllm.registered == plugin.SERVED | {name: f"pact_ext.serving.refused:{name}" for name in others}
     ((name, message, *arguments),) = vllm.logged
     assert name.startswith("vllm.")
@@ -266,8 +266,8 @@ def test_a_budget_that_cannot_be_served_is_refused_before_anything_is_registered
 
 
 def test_a_refused_model_is_named():
-    with pytest.raises(ValueError, match="Qwen2VLForConditionalGeneration is not served .* Llava.* Unset"):
-        refused.Qwen2VLForConditionalGeneration  # noqa: B018
+    with pytest.raises(ValueError, match="Gemma3ForConditionalGeneration is not served .* Llava.* Unset"):
+        refused.Gemma3ForConditionalGeneration  # noqa: B018
 
 
 def test_the_entry_point_is_declared():

@@ -9,9 +9,12 @@ from . import settings
 VERSIONS = ("0.32",)
 """The versions of vLLM whose interface is known: their first two numbers."""
 SERVED = {
-    "LlavaForConditionalGeneration": "pact_ext.serving.models:ReducedLlava",
-    "LlavaNextForConditionalGeneration": "pact_ext.serving.models:ReducedLlavaNext",
-    "LlavaOnevisionForConditionalGeneration": "pact_ext.serving.models:ReducedLlavaOnevision",
+    "LlavaForConditionalGeneration": "pact_ext.serving.llava:ReducedLlava",
+    "LlavaNextForConditionalGeneration": "pact_ext.serving.llava:ReducedLlavaNext",
+    "LlavaOnevisionForConditionalGeneration": "pact_ext.serving.llava:ReducedLlavaOnevision",
+    "Qwen2VLForConditionalGeneration": "pact_ext.serving.qwen:ReducedQwen2VL",
+    "Qwen2_5_VLForConditionalGeneration": "pact_ext.serving.qwen:ReducedQwen25VL",
+    "Qwen3VLForConditionalGeneration": "pact_ext.serving.qwen:ReducedQwen3VL",
 }
 """The class of every architecture."""
 

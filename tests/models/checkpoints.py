@@ -88,13 +88,13 @@ def towers(heads: int) -> dict:
     return {"vision_config": vision, "text_config": text}
 
 
-def tokenizer() -> PreTrainedTokenizerFast:
+def tokenizer(special: list[str] = SPECIAL, image: str = "<image>") -> PreTrainedTokenizerFast:
     """A token for every byte, so that any prompt comes out as it went in, and the special ones from 256 on."""
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
     known = Tokenizer(models.BPE({letter: i for i, letter in enumerate(letters)}, merges=[]))
     known.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     known.decoder = decoders.ByteLevel()
-    known.add_special_tokens([AddedToken(token, normalized=False, special=True) for token in SPECIAL])
+    known.add_special_tokens([AddedToken(token, normalized=False, special=True) for token in special])
     bos = known.token_to_id("<s>")
     known.post_processor = processors.TemplateProcessing(
         single="<s> $A", pair="<s> $A $B", special_tokens=[("<s>", bos)]
@@ -107,7 +107,7 @@ def tokenizer() -> PreTrainedTokenizerFast:
         pad_token="<pad>",
         padding_side="left",
         model_input_names=["input_ids", "attention_mask"],
-        extra_special_tokens={"image_token": "<image>"},
+        extra_special_tokens={"image_token": image},
     )
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import shutil
+from functools import partial
 from pathlib import Path
 
+import qwen
 import torch
 import transformers
 from models import checkpoints
@@ -63,12 +65,15 @@ BUILDERS = {
     "llava": lambda folder: checkpoints.llava(folder, heads=HEADS),
     "llava_next": lambda folder: checkpoints.llava_next(folder, heads=HEADS),
     "llava_onevision": onevision,
+    **{family: partial(qwen.build, family) for family in qwen.FAMILIES},
 }
 
 
 def build(family: str, folder: Path) -> tuple[Path, Path]:
     """A checkpoint for transformers and the same for vLLM, which knows the vision tower's weights by older names."""
     stock = BUILDERS[family](folder / family)
+    if family.startswith("qwen"):
+        return stock, stock
     served = Path(shutil.copytree(stock, folder / f"{family}-vllm"))
     weights = load_file(stock / "model.safetensors")
     for name in [name for name in weights if name.startswith("vision_tower.")]:

@@ -23,7 +23,8 @@ class Reference:
     @torch.no_grad()
     def prompt(self, request: dict) -> tuple[list[int], Tensor]:
         """The ids, with a placeholder for every row, and the embeddings ``[n, d]``."""
-        pictures = [self.rows(rows) for rows in self._pictures(request)]
+        given = [x for x in request.get("images", []) if isinstance(x, Tensor)]
+        pictures = given or [self.rows(rows) for rows in self._pictures(request)]
         videos = [self.rows(rows) for rows in self._videos(request)]
         config, ids, parts = self.model.config, [], []
         for token in self.processor.tokenizer(request["prompt"])["input_ids"]:

@@ -1,4 +1,4 @@
-"""vLLM's models with fewer tokens. Imported by vLLM alone, by the names in `plugin.SERVED`.
+"""vLLM's LLaVA models with fewer tokens. Imported by vLLM alone, by the names in `plugin.SERVED`.
 
 All have positions of one dimension, which vLLM counts through: a token behind a picture is as far from its text as
 there are tokens left. Sizes of merged tokens cannot reach attention.
@@ -22,7 +22,7 @@ def _llava_info(context) -> llava.LlavaProcessingInfo:
 
 
 class LlavaProcessor(ReducedProcessor, llava.LlavaMultiModalProcessor):
-    square = True
+    layout = "square"
     embedding_items = EmbeddingItems
 
 
@@ -36,7 +36,7 @@ class LlavaOnevisionProcessor(ReducedProcessor, llava_onevision.LlavaOnevisionMu
 
 @MULTIMODAL_REGISTRY.register_processor(LlavaProcessor, info=_llava_info, dummy_inputs=llava.LlavaDummyInputsBuilder)
 class ReducedLlava(ReducedModel, llava.LlavaForConditionalGeneration):
-    square = True
+    layout = "square"
 
 
 @MULTIMODAL_REGISTRY.register_processor(
