@@ -80,7 +80,7 @@ def model_of(monkeypatch):
 
 
 def columns_by_hand(tokens: list[int], shapes: list[rope.Shape], apart: bool) -> tuple[np.ndarray, int]:
-    """Of the whole prompt, token by token; and the position behind it. Shapes of runs of placeholders in their order."""
+    """Of the whole prompt, token by token; and the position behind it. `shapes`: of its runs of placeholders."""
     columns, behind, at, shapes = [], 0, 0, list(shapes)
     while at < len(tokens):
         if tokens[at] not in (IMAGE, VIDEO):

@@ -3,8 +3,8 @@
     python engine.py FOLDER REQUESTS ANSWERS
 
 REQUESTS is a pickle of a list of rounds, each a list of ``{"prompt": str, "images": [...], "videos": [...]}``, where a
-tensor in the place of a picture is its rows; ANSWERS is JSON, of each request ``[ids of the prompt with its placeholders,
-ids of the answer, how many of the prompt's tokens were in the cache]``.
+tensor in the place of a picture is its rows; ANSWERS is JSON, of each request ``[ids of the prompt with its
+placeholders, ids of the answer, how many of the prompt's tokens were in the cache]``.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What Hugging Face's Qwen models answer to a prompt of which a method has taken tokens away, the rest at their places."""
+"""What Hugging Face's Qwen models answer to what a method has left of a prompt, every token at its own position."""
 
 from __future__ import annotations
 
