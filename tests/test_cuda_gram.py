@@ -12,6 +12,7 @@ from certificate import DISTANCE_MARGIN, density_margin
 from data import DTYPES, adversarial, clustered
 from emulator import build
 
+from bench import gpu_accuracy
 from pact_ext import reference
 
 SEEDS = [0, 1, 2]
@@ -221,6 +222,24 @@ def test_nearest_agrees_with_float64(dev, shape, dtype, centers):
 
     limited, _ = tokens.nearest(chosen, index, limit=0.2)
     assert torch.equal(limited, torch.where(distances < 0.2, labels, -1))
+
+
+@pytest.mark.parametrize("width", [256, 512, 768, 1024, 4096])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("major", [8, 9])
+def test_distances_keep_their_margin_as_tensor_cores_truncate(dev, major, dtype, width):
+    """Of the generation that truncates every 8 terms and of that which does every 16, on rows that cost them most."""
+    dev.use_tensor_cores(major)
+    try:
+        for kind in ("positive", "one element outweighs"):
+            keys, index = gpu_accuracy.rows(width)[kind][:128].to(dtype), torch.arange(0, 128, 4)
+            run, chosen = Keys(dev, keys), Keys(dev, keys[index])
+            exact = reference.pairwise_distance(keys.double())
+            found = run.nearest(chosen, index)[1].double() - exact[:, index].min(dim=1).values
+            widest = run.max_distance() - exact.max().item()
+            assert max(found.abs().max().item(), abs(widest)) < DISTANCE_MARGIN, kind
+    finally:
+        dev.use_tensor_cores(9)
 
 
 def test_nearest_takes_the_lower_of_equals_and_itself(dev):

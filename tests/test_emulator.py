@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import subprocess
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -66,6 +68,42 @@ def test_mma_multiplies(dev, dtype):
     dev.mma(str(dtype).removeprefix("torch."), *(x.view(torch.uint16).numpy() for x in (a, b)), c, 1)
     expected = (a.double() @ b.double().T).numpy()
     np.testing.assert_allclose(c, expected, rtol=0, atol=16 * 2**-24 * np.abs(expected).max() * 4)
+
+
+def on_tensor_cores(x: list[Fraction], y: list[Fraction], terms: int, extra_bits: int) -> Fraction:
+    """The sum of products, added in groups of so many and each sum cut, in exact arithmetic."""
+    exponent = lambda value: math.frexp(value)[1] - 1  # noqa: E731
+    total = Fraction(0)
+    for first in range(0, len(x), terms):
+        pairs = [(a, b) for a, b in zip(x, y, strict=True)][first : first + terms]
+        exponents = [exponent(a) + exponent(b) for a, b in pairs if a * b] + [exponent(total)] * bool(total)
+        if not exponents:
+            continue
+        unit = Fraction(2) ** (max(exponents) - 23 - extra_bits)
+        total = sum(int(term / unit) * unit for term in [*(a * b for a, b in pairs), total])
+        if total:
+            last = Fraction(2) ** (exponent(total) - 23)
+            total = int(total / last) * last
+    return total
+
+
+@pytest.fixture
+def tensor_cores(dev):
+    yield dev.use_tensor_cores
+    dev.use_tensor_cores(9)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize(("major", "how"), [(8, (8, 1)), (9, (16, 2))])
+def test_mma_truncates_as_tensor_cores_do(dev, tensor_cores, dtype, major, how):
+    tensor_cores(major)
+    a, b = torch.randn(16, 16).to(dtype), torch.randn(8, 16).to(dtype)
+    a[:, ::3] *= 64  # a few that outweigh the others
+    a[0], b[0, 5:] = 0, 0
+    c = np.full((16, 8), np.nan, np.float32)
+    dev.mma(str(dtype).removeprefix("torch."), *(x.view(torch.uint16).numpy() for x in (a, b)), c, 1)
+    rows, columns = ([[Fraction(v) for v in row] for row in x.double().tolist()] for x in (a, b))
+    assert c.tolist() == [[float(on_tensor_cores(row, column, *how)) for column in columns] for row in rows]
 
 
 HOST = {

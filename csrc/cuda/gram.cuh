@@ -30,16 +30,16 @@ constexpr int kChunksPerRow = 4;  // 16-byte chunks of a row per stage
 constexpr unsigned kGramStageBytes = 2 * kGramTile * kChunksPerRow * 16;
 constexpr unsigned kGramBytes = kGramStages * kGramStageBytes;
 
-// A sum of k float32 terms is off by up to k roundings (an FFMA rounds every term, a tensor core truncates every 8 or
-// 16): wide rows and float32 ones are summed in parts of kFoldTerms. The second set of accumulators costs one of the
-// two blocks per SM; narrow half-precision rows do without. On an H200 that cost up to 1.1e-6 of the cosine at 512
-// terms, 1.9e-6 where one element of a row outweighs the others, and 2.6e-6 at 1024: too much. In parts it is below
-// 0.8e-6.
-constexpr int kFoldTerms = 256;
-constexpr int kFoldBeyond = 512;
+// A sum of k float32 terms is off by up to k roundings (an FFMA rounds every term, a tensor core truncates every 16, or
+// every 8 before compute capability 9): wide rows and float32 ones are summed in parts of kFoldTerms. The second set of
+// accumulators costs one of the two blocks per SM; narrow half-precision rows do without where that is good enough. On
+// an H200 that cost up to 1.1e-6 of the cosine at 512 terms, 1.9e-6 where one element of a row outweighs the others,
+// and 2.6e-6 at 1024: too much. On an A100 it would be 3.1e-6 at 512, and 2.4e-6 in parts of 256.
+constexpr int kFoldTerms = 128;
+__host__ __device__ constexpr int fold_beyond(int major) { return major < 9 ? kFoldTerms : 512; }
 template <typename T>
-constexpr bool fold_sums(int width) {
-  return sizeof(T) == 4 || width > kFoldBeyond;
+constexpr bool fold_sums(int width, int major) {
+  return sizeof(T) == 4 || width > fold_beyond(major);
 }
 constexpr int gram_blocks_per_sm(bool fold) { return fold ? 1 : 2; }
 

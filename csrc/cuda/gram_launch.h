@@ -40,11 +40,16 @@ GramRows<T> gram_rows(const KeyRows& keys, int count) {
 
 inline GramNorms gram_norms(const KeyRows& keys) { return {keys.inv_norm, keys.index}; }
 
-// Calls f(element, fold) for the rows' element type, and whether rows so wide want folded sums.
+// Calls f(element, fold) for the rows' element type, and whether rows so wide want folded sums on the current device.
 template <typename F>
 cudaError_t with_gram_type(const DeviceRows& rows, const F& f) {
+  int device = 0, major = 0;
+  cudaError_t error = cudaGetDevice(&device);
+  if (error == cudaSuccess) error = cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device);
+  if (error != cudaSuccess) return error;
   const auto with_fold = [&](auto element) {
-    return fold_sums<decltype(element)>(rows.width) ? f(element, std::true_type()) : f(element, std::false_type());
+    using T = decltype(element);
+    return fold_sums<T>(rows.width, major) ? f(element, std::true_type()) : f(element, std::false_type());
   };
   switch (rows.dtype) {
     case Dtype::kFloat32:

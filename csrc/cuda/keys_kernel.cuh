@@ -34,7 +34,7 @@ struct KeyTile {
   static constexpr int kVector = device::kPerVector<T>;
   static constexpr int kPartVectors = kFoldTerms / kVector;
   static constexpr int kPitch = kPartVectors + 1;
-  static constexpr int kMostParts = 16 * kVector / 8;  // 64 KB; wider rows come in pieces, and are read twice
+  static constexpr int kMostParts = 32 * kVector / 8;  // 64 KB; wider rows come in pieces, and are read twice
   static constexpr int kMostTerms = kMostParts * kFoldTerms;
   __host__ __device__ static constexpr int parts(int width) {
     return width < kMostTerms ? width / kFoldTerms + (width % kFoldTerms != 0) : kMostParts;
@@ -46,7 +46,7 @@ struct KeyTile {
     return (vector / kPartVectors * kKeyRows + row) * kPitch + vector % kPartVectors;
   }
 };
-constexpr unsigned kKeySums = 16 * kKeyRows;  // [part][row] floats, before the tile
+constexpr unsigned kKeySums = 32 * kKeyRows;  // [part][row] floats, before the tile
 constexpr unsigned kKeyTileOffset = kKeySums * sizeof(float);
 template <typename T>
 constexpr unsigned key_shared_bytes(int width) {
@@ -125,7 +125,7 @@ __global__ void __launch_bounds__(kKeyThreads)
                         int out_width, double* __restrict__ inv_norm, int* __restrict__ bad) {
   using Tile = KeyTile<T>;
   constexpr bool kScaled = !std::is_same_v<T, device::float16>;
-  static_assert(kFoldBeyond <= Tile::kMostTerms && Tile::kMostParts * kKeyRows <= kKeyThreads);
+  static_assert(fold_beyond(9) <= Tile::kMostTerms && Tile::kMostParts * kKeyRows <= kKeyThreads);
   const device::Shared<float> sums = device::shared<float>(0, kKeySums);
   const device::Shared<device::Vector<T>> tile =
       device::shared<device::Vector<T>>(kKeyTileOffset, Tile::vectors(out_width));

@@ -30,7 +30,7 @@ template <typename F>
 void with_gram_type(const std::string& dtype, py::array keys, const F& f) {
   with_type(dtype, [&](auto element) {
     using T = decltype(element);
-    if (fold_sums<T>(int(keys.shape(1))))
+    if (fold_sums<T>(int(keys.shape(1)), emulator::engine().tensor_cores.major))
       f(element, std::true_type());
     else if constexpr (sizeof(T) == 2)
       f(element, std::false_type());
@@ -118,7 +118,7 @@ void nearest_to_labels(py::array nearest, float limit, OptionalArray scatter, py
 void bind_gram(py::module_& m) {
   using namespace pact::dev;
   m.attr("gram_tile") = pact::kGramTile;
-  m.attr("fold_beyond") = pact::kFoldBeyond;
+  m.attr("fold_terms") = pact::kFoldTerms;
   m.def("prepare_keys", &prepare_keys);
   m.def("check_rows", &check_rows);
   m.def("density", &density);

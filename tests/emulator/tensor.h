@@ -77,6 +77,46 @@ void ldmatrix_x4(uint32_t (&out)[4], Shared<T> row) {
   });
 }
 
+// The exponent of an element or an accumulator that is not zero.
+inline int exponent_of(float x) { return int(__float_as_uint(x) >> 23 & 255) - 127; }
+inline double power_of_two(int exponent) { return emulator::bits_as<double>(uint64_t(exponent + 1023) << 52); }
+
+// A row of A or a column of B.
+struct MmaRow {
+  float at[16];
+  int exponent[16];
+  bool finite = true;
+  void set(int k, float x) {
+    at[k] = x;
+    exponent[k] = x == 0 ? -1000 : exponent_of(x);
+    finite = finite && x - x == 0;
+  }
+};
+
+inline float truncated(double x) {
+  const float nearest = float(x);
+  return fabs(double(nearest)) > fabs(x) && nearest - nearest == 0 ? nextafterf(nearest, 0) : nearest;
+}
+
+// acc + x . y as the tensor cores do it.
+inline float plus_products(float acc, const MmaRow& x, const MmaRow& y, const emulator::TensorCores& how) {
+  if (!x.finite || !y.finite || acc - acc != 0) {
+    for (int k = 0; k < 16; ++k) acc += x.at[k] * y.at[k];
+    return acc;
+  }
+  for (int first = 0; first < 16; first += how.terms) {
+    int top = acc == 0 ? -1000 : exponent_of(acc);
+    for (int k = first; k < first + how.terms; ++k) top = std::max(top, x.exponent[k] + y.exponent[k]);
+    if (top < -500) continue;  // nothing but zeros
+    const int unit = top - 23 - how.extra_bits;
+    const double scale = power_of_two(-unit);
+    int64_t sum = int64_t(acc * scale);
+    for (int k = first; k < first + how.terms; ++k) sum += int64_t(double(x.at[k]) * y.at[k] * scale);
+    acc = truncated(double(sum) * power_of_two(unit));
+  }
+  return acc;
+}
+
 template <typename T>
 float half_of(uint32_t pair, int which) {
   return to_float(T{uint16_t(pair >> 16 * which)});
@@ -92,20 +132,19 @@ void mma_m16n8k16(float (&acc)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t
   } slot{acc, a, {b0, b1}};
   emulator::engine().collective("mma_m16n8k16", ~0u, slot, [](Slot* const* slots, unsigned came) {
     whole_warp("mma_m16n8k16", came);
-    float left[16][16], right[8][16];  // right: column-major
+    MmaRow left[16], right[8];
     for (int l = 0; l < 32; ++l) {
       const int group = l / 4, in_group = l % 4;
       for (int i = 0; i < 8; ++i)
-        left[group + 8 * (i / 2 % 2)][in_group * 2 + i % 2 + 8 * (i / 4)] = half_of<T>(slots[l]->a[i / 2], i % 2);
+        left[group + 8 * (i / 2 % 2)].set(in_group * 2 + i % 2 + 8 * (i / 4), half_of<T>(slots[l]->a[i / 2], i % 2));
       for (int i = 0; i < 4; ++i)
-        right[group][in_group * 2 + i % 2 + 8 * (i / 2)] = half_of<T>(slots[l]->b[i / 2], i % 2);
+        right[group].set(in_group * 2 + i % 2 + 8 * (i / 2), half_of<T>(slots[l]->b[i / 2], i % 2));
     }
+    const emulator::TensorCores how = emulator::engine().tensor_cores;
     for (int l = 0; l < 32; ++l) {
       for (int i = 0; i < 4; ++i) {
-        const float *x = left[l / 4 + 8 * (i / 2)], *y = right[l % 4 * 2 + i % 2];
-        float sum = slots[l]->acc[i];
-        for (int k = 0; k < 16; ++k) sum += x[k] * y[k];
-        slots[l]->acc[i] = sum;
+        float& sum = slots[l]->acc[i];
+        sum = plus_products(sum, left[l / 4 + 8 * (i / 2)], right[l % 4 * 2 + i % 2], how);
       }
     }
   });
