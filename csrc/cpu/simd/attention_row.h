@@ -63,20 +63,15 @@ template <int kKeys, int kQueries, typename T>
 inline vfloat row_dots(const T* const* keys, const float* queries, int64_t query_stride, int64_t size) {
   constexpr int kSums = kKeys * kQueries;
   vfloat acc[kSums][kRowVectors];
-#pragma GCC unroll 16
   for (auto& of_cell : acc)  // one by one, into registers: all at once goes through memory
-#pragma GCC unroll 16
     for (vfloat& sum : of_cell) sum = vfloat{};
   const auto add_terms = [&](int64_t k, const auto& load_key) {
-#pragma GCC unroll 16
+#pragma GCC unroll 4  // or else the sums stay in memory
     for (int v = 0; v < kRowVectors; ++v) {
       vfloat key[kKeys];
-#pragma GCC unroll 16
       for (int r = 0; r < kKeys; ++r) key[r] = load_key(keys[r], k + v * kLanes);
-#pragma GCC unroll 16
       for (int q = 0; q < kQueries; ++q) {
         const vfloat query = load<vfloat>(queries + q * query_stride + k + v * kLanes);
-#pragma GCC unroll 16
         for (int r = 0; r < kKeys; ++r) acc[r * kQueries + q][v] = fma(key[r], query, acc[r * kQueries + q][v]);
       }
     }
@@ -90,7 +85,6 @@ inline vfloat row_dots(const T* const* keys, const float* queries, int64_t query
     });
   }
   vfloat sums[kSums];
-#pragma GCC unroll 16
   for (int c = 0; c < kSums; ++c) sums[c] = sum_of_vectors<kRowVectors>(acc[c]);
   return sums_of<kLanes / 2, kSums>(sums);
 }
@@ -125,7 +119,6 @@ bool logits_of_keys(const QueryRow& row, Rows keys, int64_t begin, int64_t end, 
           }
         }
         float* out = logits + head * row.logit_stride + j;
-#pragma GCC unroll 16
         for (int c = 0; c < kKeys * kQueries; ++c)
           if (c / kQueries < count) out[c % kQueries * row.logit_stride + c / kQueries] = cells[sum_lane(c)];
       }
