@@ -7,8 +7,17 @@ from vllm.model_executor.models import qwen2_5_vl, qwen2_vl, qwen3_vl
 from vllm.multimodal import MULTIMODAL_REGISTRY
 from vllm.multimodal.parse import DictEmbeddingItems, EmbeddingItems
 from vllm.platforms import current_platform
+from vllm.utils.gpu_sync_debug import gpu_sync_allowed
 
 from .rope import ReducedGridProcessor, ReducedRopeModel
+
+
+class RopeModel(ReducedRopeModel):
+    """The runner has a request's positions on the host, and rows on the device: this waits, and says so."""
+
+    def recompute_mrope_positions(self, *args, **kwargs):
+        with gpu_sync_allowed():
+            return super().recompute_mrope_positions(*args, **kwargs)
 
 
 class Qwen2VLProcessor(ReducedGridProcessor, qwen2_vl.Qwen2VLMultiModalProcessor):
@@ -27,21 +36,21 @@ class Qwen3VLProcessor(ReducedGridProcessor, qwen3_vl.Qwen3VLMultiModalProcessor
 @MULTIMODAL_REGISTRY.register_processor(
     Qwen2VLProcessor, info=qwen2_vl.Qwen2VLProcessingInfo, dummy_inputs=qwen2_vl.Qwen2VLDummyInputsBuilder
 )
-class ReducedQwen2VL(ReducedRopeModel, qwen2_vl.Qwen2VLForConditionalGeneration):
+class ReducedQwen2VL(RopeModel, qwen2_vl.Qwen2VLForConditionalGeneration):
     pass
 
 
 @MULTIMODAL_REGISTRY.register_processor(
     Qwen25VLProcessor, info=qwen2_5_vl.Qwen2_5_VLProcessingInfo, dummy_inputs=qwen2_5_vl.Qwen2_5_VLDummyInputsBuilder
 )
-class ReducedQwen25VL(ReducedRopeModel, qwen2_5_vl.Qwen2_5_VLForConditionalGeneration):
+class ReducedQwen25VL(RopeModel, qwen2_5_vl.Qwen2_5_VLForConditionalGeneration):
     pass
 
 
 @MULTIMODAL_REGISTRY.register_processor(
     Qwen3VLProcessor, info=qwen3_vl.Qwen3VLProcessingInfo, dummy_inputs=qwen3_vl.Qwen3VLDummyInputsBuilder
 )
-class ReducedQwen3VL(ReducedRopeModel, qwen3_vl.Qwen3VLForConditionalGeneration):
+class ReducedQwen3VL(RopeModel, qwen3_vl.Qwen3VLForConditionalGeneration):
     frames_apart = True
 
 
