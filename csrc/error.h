@@ -6,9 +6,9 @@
 #include <cstdio>
 #include <cstdlib>
 #include <new>
-#include <sstream>
 #include <stdexcept>
 #include <string>
+#include <type_traits>
 
 namespace pact {
 
@@ -23,9 +23,13 @@ struct OutOfMemory : std::bad_alloc {
   std::string wanted;  // "4096 bytes", "[64, 16] of float32"
 };
 
+// No streams: they look their words up in the locale, of which a process with two C++ runtimes may have the other's.
+inline const std::string& word(const std::string& x) { return x; }
+inline std::string word(const char* x) { return x; }
+inline std::string word(char x) { return std::string(1, x); }
 template <typename T>
-const T& word(const T& x) {
-  return x;
+std::enable_if_t<std::is_integral_v<T>, std::string> word(T x) {
+  return std::to_string(x);
 }
 
 // The shortest number that reads back as the same: never "must be in [0, 1], got 1".
@@ -41,9 +45,9 @@ inline std::string word(double x) {
 
 template <typename... Words>
 std::string joined(const Words&... words) {
-  std::ostringstream message;
-  (message << ... << word(words));
-  return message.str();
+  std::string message;
+  ((message += word(words)), ...);
+  return message;
 }
 
 struct Operator {

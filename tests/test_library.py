@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -127,3 +128,15 @@ def test_needed_libraries():
     assert not [name for name in needed if "python" in name or "cuda" in name]
     assert "RUNPATH" not in listing
     assert "RPATH" not in listing
+
+
+def test_words_of_errors_look_nothing_up_in_a_locale(tmp_path):
+    """A library with a C++ runtime linked in may find the locale of torch's, and would die putting a number in words."""
+    source = tmp_path / "words.cpp"
+    source.write_text('#include "error.h"\nstd::string words(long n, double x) { return pact::joined(n, \' \', x); }\n')
+    compiler = os.environ.get("CXX", "c++")
+    flags = ["-std=c++17", f"-I{Path(__file__).parents[1] / 'csrc'}", "-c", str(source), "-o", str(tmp_path / "words.o")]
+    subprocess.run([compiler, *flags], check=True)
+    wanted = subprocess.run(["nm", "-C", str(tmp_path / "words.o")], capture_output=True, text=True, check=True).stdout
+    assert "std::to_string" in wanted or "snprintf" in wanted
+    assert not re.search("stream|locale", wanted)
