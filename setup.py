@@ -88,10 +88,12 @@ def gencode(archs: list[str]) -> list[str]:
     options = []
     for arch in archs:
         number = arch.removesuffix("+PTX").replace(".", "")
-        options.append(f"-gencode=arch=compute_{number},code=sm_{number}")
+        # Every card of 9.0 runs sm_90a, and its tensor cores take orders from warpgroups in no other code.
+        code = "90a" if number == "90" else number
+        options.append(f"-gencode=arch=compute_{code},code=sm_{code}")
         if arch.endswith("+PTX"):
             options.append(f"-gencode=arch=compute_{number},code=compute_{number}")
-    return options
+    return list(dict.fromkeys(options))
 
 
 def find_nvcc() -> str | None:
@@ -135,6 +137,7 @@ def cuda_options(archs: list[str]) -> list[str]:
         f"-DPACT_NVCC_VERSION={'.'.join(nvcc_version())}",
         f"-DPACT_CUDA_ARCHS={' '.join(archs)}",
         f"-DPACT_CUDA_GENCODE={';'.join(gencode(archs))}",
+        f"-DPACT_HAS_SM90A={'ON' if any('sm_90a' in option for option in gencode(archs)) else 'OFF'}",
     ]
 
 

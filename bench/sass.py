@@ -77,7 +77,7 @@ def tools() -> dict[str, str] | None:
 
 
 def disassembled(library: Path, arch: str) -> str:
-    """The machine code of an architecture, as sm_90.
+    """The machine code of an architecture, as sm_90a.
 
     Raises:
         RuntimeError: the tools are missing, or find nothing of that architecture.
@@ -181,7 +181,10 @@ def shared_bytes(one: Instruction) -> int:
 
 
 def products(one: Instruction) -> int:
-    """Multiply-adds of a warp's instruction on tensor cores."""
+    """Multiply-adds of a warp's instruction on tensor cores: of a warpgroup's, its quarter."""
+    of_group = re.search(r"\.64x(\d+)x16\b", one.opcode)
+    if of_group:
+        return 16 * int(of_group[1]) * 16
     shape = re.search(r"\.(\d+)", one.opcode)[1]
     m, n, k = {"16816": (16, 8, 16), "1688": (16, 8, 8), "1684": (16, 8, 4)}[shape]
     return m * n * k * (2 if "TF32" in one.opcode else 1)  # half the speed
@@ -225,7 +228,7 @@ def table(library: Path, arch: str) -> dict[str, list[dict]]:
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.sass", description=__doc__.split("\n", 1)[0])
     parser.add_argument("library", type=Path, nargs="?", default=LIBRARY, help="(default: the one in pact_ext)")
-    parser.add_argument("--arch", default="sm_90", help="(default: sm_90, whose units the bound is about)")
+    parser.add_argument("--arch", default="sm_90a", help="(default: sm_90a, whose units the bound is about)")
     parser.add_argument("--kernel", default="", metavar="TEXT", help="only kernels whose name holds it")
     given = parser.parse_args(argv)
     try:

@@ -32,6 +32,10 @@ MISTAKES = {
     "chain: a plain look": "global memory race",
     "count: a plain addition": "global memory race",
     "largest: a plain read before": "global memory race",
+    "products: unpublished": "unpublished shared memory",
+    "products: not begun": "unfenced accumulators",
+    "products: not committed": "products under way",
+    "products: a side is written before the wait": "shared memory race",
 }
 
 

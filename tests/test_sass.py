@@ -66,6 +66,7 @@ def test_the_busiest_unit():
 
     products = ["HMMA.16816.F32.BF16 R0, R4, R6, R0"] * 4  # 2,048 products each
     assert bound(*products) == ("tensor", 16)
+    assert bound("HGMMA.64x128x16.F32.BF16 R24, gdesc[UR8], R24, gsb0") == ("tensor", 64)  # a warp's 16 of the 64 rows
     assert bound(*products, "LDSM.16.M88.4 R4, [R1]", "LDS.64 R4, [R1]") == ("shared", 16 + 8)
     assert bound("MUFU.EX2 R0, R0", "FADD R0, R0, R0") == ("special", 8)
     assert bound(*["FADD R0, R0, R0"] * 9, "MUFU.EX2 R0, R0") == ("issue", 10)

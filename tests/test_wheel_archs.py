@@ -50,6 +50,17 @@ def test_options_for_nvcc(setup_module):
     ]
 
 
+def test_cards_of_9_0_get_what_only_they_have(setup_module, monkeypatch):
+    """sm_90a in place of sm_90, once; intermediate code for newer cards is that of 9.0."""
+    hopper = ["-gencode=arch=compute_90a,code=sm_90a", "-gencode=arch=compute_90,code=compute_90"]
+    assert setup_module["gencode"](["9.0+PTX", "9.0a"]) == hopper
+    options = setup_module["cuda_options"]
+    monkeypatch.setitem(options.__globals__, "find_nvcc", lambda: "/somewhere/nvcc")
+    monkeypatch.setitem(options.__globals__, "nvcc_version", lambda: ("13", "0", "88"))
+    assert "-DPACT_HAS_SM90A=ON" in options(["8.0", "9.0"])
+    assert "-DPACT_HAS_SM90A=OFF" in options(["8.0+PTX"])
+
+
 def test_the_default_list_is_known(setup_module):
     assert setup_module["parse_archs"](setup_module["CUDA_ARCHS"])[-1] == "12.0+PTX"
 

@@ -7,20 +7,23 @@ namespace pact {
 
 // The words of the tile's rows in shared memory, [row 128][word 4].
 constexpr int kWordsPerTile = kGramTile / 32;
-constexpr unsigned kWordsOffset = kNormsOffset + kNormsBytes;
 constexpr unsigned kWordsBytes = kGramTile * kWordsPerTile * sizeof(uint32_t);
+template <typename Shape>
 __device__ __forceinline__ device::Shared<uint32_t> tile_words() {
-  return device::shared<uint32_t>(kWordsOffset, kGramTile * kWordsPerTile);
+  return device::shared<uint32_t>(kOwnOffset<Shape>, kGramTile * kWordsPerTile);
 }
 
-// Four rows of the thread's grid: bit 8 r + c says that pair (r, c) is far. Pairs come in ascending order.
+// Up to four rows of the thread's grid: bit 8 r + c says that pair (r, c) is far. Pairs come in ascending order.
 class FarBits {
  public:
   // One pair, by the sign of the difference.
   __device__ __forceinline__ void add(float cutoff_minus_distance) {
     bits_ = __funnelshift_l(__float_as_uint(cutoff_minus_distance), bits_, 1);
   }
-  __device__ __forceinline__ uint32_t near_rows() const { return ~__brev(bits_); }
+  template <int kRows>
+  __device__ __forceinline__ uint32_t near_rows() const {
+    return ~__brev(bits_) >> (32 - 8 * kRows);
+  }
 
  private:
   uint32_t bits_ = 0;
@@ -56,8 +59,9 @@ __device__ __forceinline__ uint32_t transpose(uint32_t word) {
 
 // Row i of the tile, or with `mirror` of its transpose, by a warp that has 32 of them. On the diagonal they are one,
 // and a token is near itself.
+template <typename Shape>
 __device__ __forceinline__ void store_row(int i, bool mirror, PairTile tile, int n, uint32_t* adjacency, int words) {
-  const device::Shared<uint32_t> from = tile_words();
+  const device::Shared<uint32_t> from = tile_words<Shape>();
   const bool diagonal = tile.row == tile.column;
   uint32_t row[kWordsPerTile] = {};
   if (mirror || diagonal) {
@@ -82,7 +86,8 @@ __device__ __forceinline__ void store_bits(PairTile tile, int n, uint32_t* adjac
 #pragma unroll
   for (int turn = 0; turn < 2 * kGramTile / Shape::kThreads; ++turn) {
     const int i = turn * Shape::kThreads + static_cast<int>(threadIdx.x);
-    if (i < kGramTile || tile.row != tile.column) store_row(i % kGramTile, i >= kGramTile, tile, n, adjacency, words);
+    if (i < kGramTile || tile.row != tile.column)
+      store_row<Shape>(i % kGramTile, i >= kGramTile, tile, n, adjacency, words);
   }
 }
 

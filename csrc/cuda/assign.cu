@@ -8,12 +8,12 @@ cudaError_t run_nearest(const NearestParams& params) {
   const size_t bytes = sizeof(*params.nearest) * static_cast<size_t>(params.n);
   const cudaError_t error = cudaMemsetAsync(params.nearest, 0xff, bytes, params.stream);
   if (error != cudaSuccess || params.capacity == 0) return error;
-  return with_gram_type(params.tokens, [&](auto element, auto fold) {
+  return with_gram_shape(params.tokens, [&](auto element, auto shape) {
     using T = decltype(element);
-    constexpr bool kFold = decltype(fold)::value;
+    using Shape = decltype(shape);
     const int64_t token_tiles = gram_tiles(params.n), blocks = token_tiles * gram_tiles(params.capacity);
-    return launch_gram<ShapeFor<kFold>::kThreads>(
-        nearest_kernel<T, kFold>, blocks, kNearestSharedBytes, params.stream, gram_rows<T>(params.tokens, params.n),
+    return launch_gram<Shape::kThreads>(
+        nearest_kernel<T, Shape>, blocks, kNearestSharedBytes<Shape>, params.stream, gram_rows<T>(params.tokens, params.n),
         gram_norms(params.tokens), params.token_index, params.token_count,
         gram_rows<T>(params.centers, params.capacity), gram_norms(params.centers), params.center_token, params.count,
         static_cast<unsigned>(token_tiles), params.nearest);

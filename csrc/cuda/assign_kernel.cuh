@@ -11,9 +11,15 @@
 
 namespace pact {
 
-constexpr unsigned kCenterTokensOffset = kNormsOffset + kNormsBytes;
-constexpr unsigned kNearestOffset = kCenterTokensOffset + kGramTile * sizeof(int);  // [token 128][panel]
-constexpr unsigned kNearestSharedBytes = kNearestOffset + kGramTile * kPanelsAcross * sizeof(NearestKey);
+template <typename Shape>
+constexpr unsigned kNearestOffset = kOwnOffset<Shape> + kGramTile * sizeof(int);  // [token 128][panel]
+template <typename Shape>
+constexpr unsigned kNearestSharedBytes = kNearestOffset<Shape> + kGramTile * kPanelsAcross * sizeof(NearestKey);
+
+template <typename Shape>
+__device__ __forceinline__ device::Shared<int> center_tokens_of_tile() {
+  return device::shared<int>(kOwnOffset<Shape>, kGramTile);
+}
 
 // What is needed beside the products to tell its centres' and tokens' numbers apart.
 struct NearestNumbers {
@@ -23,14 +29,16 @@ struct NearestNumbers {
 
 // The nearest centre of each of the panel's rows, to shared memory. kAll: all its rows and columns are there and
 // regular, so that a token's distance to itself comes out as 0.
-template <bool kAll>
-__device__ __forceinline__ void nearest_of_panel(GramTile& panel, PanelPlace place, const NearestNumbers& numbers) {
-  const device::Shared<int> center_tokens = device::shared<int>(kCenterTokensOffset, kGramTile);
-  const device::Shared<NearestKey> parts = device::shared<NearestKey>(kNearestOffset, kGramTile * kPanelsAcross);
-  NearestKey best[4];
+template <bool kAll, typename Shape>
+__device__ __forceinline__ void nearest_of_panel(typename Shape::Panel& panel, PanelPlace place,
+                                                 const NearestNumbers& numbers) {
+  constexpr int kAtOnce = kRowsAtOnce<typename Shape::Panel>;
+  const device::Shared<int> center_tokens = center_tokens_of_tile<Shape>();
+  const device::Shared<NearestKey> parts = device::shared<NearestKey>(kNearestOffset<Shape>, kGramTile * kPanelsAcross);
+  NearestKey best[kAtOnce];
   unsigned nearest = 0;
   int column = -1, token = 0;
-  for_each_cosine(
+  for_each_cosine<Shape>(
       panel, place,
       [&](int r, int c, float cosine) {
         if (c == 0) {
@@ -55,18 +63,18 @@ __device__ __forceinline__ void nearest_of_panel(GramTile& panel, PanelPlace pla
       },
       [&](int r) {
         const unsigned position = static_cast<unsigned>(numbers.center_first + place.column(column));
-        best[r % 4] = !kAll && column < 0 ? kNoCenter : nearest_key(nearest, position);
-        if (r % 4 != 3) return;
-        const int row = place.row(r - 3 + device::lane_id() % 4);
-        parts[row * kPanelsAcross + place.first_column / kPanelColumns] = combine_rows(best, smaller);
+        best[r % kAtOnce] = !kAll && column < 0 ? kNoCenter : nearest_key(nearest, position);
+        if (r % kAtOnce != kAtOnce - 1) return;
+        const NearestKey key = combine_rows(best, smaller);
+        for_own_row<typename Shape::Panel>(place, r, [&](int row) { parts[row * kPanelsAcross + place.word()] = key; });
       });
 }
 
 // tokens: [n, width]; token_index: [n] or null for 0..n-1; token_count: device or null for n; centers: [capacity,
 // width]; center_token: [capacity], < 0 for no centre; count: device or null for capacity; nearest: [n], kNoCenter
 // before.
-template <typename T, bool kFold>
-__global__ void __launch_bounds__(ShapeFor<kFold>::kThreads, gram_blocks_per_sm(kFold))
+template <typename T, typename Shape>
+__global__ void __launch_bounds__(Shape::kThreads, Shape::kBlocksPerSm)
     nearest_kernel(GramRows<T> tokens, GramNorms token_inv_norm, const int* __restrict__ token_index,
                    const int* __restrict__ token_count, GramRows<T> centers, GramNorms center_inv_norm,
                    const int* __restrict__ center_token, const int* __restrict__ count, unsigned token_tiles,
@@ -77,29 +85,28 @@ __global__ void __launch_bounds__(ShapeFor<kFold>::kThreads, gram_blocks_per_sm(
   if (token_count) tokens.count = max(0, min(tokens.count, *token_count));
   if (center_first >= centers.count || first >= tokens.count) return;
 
-  using Shape = ShapeFor<kFold>;
   const int thread = static_cast<int>(threadIdx.x);
   stage_norms<Shape>(token_inv_norm, first, tokens.count, center_inv_norm, center_first, centers.count);
   if (thread >= Shape::kThreads - kGramTile) {  // who staged the norms of column t, in the last turn
     const int column = thread - (Shape::kThreads - kGramTile);
     const int token = column < centers.count - center_first ? center_token[center_first + column] : -1;
-    device::shared<int>(kCenterTokensOffset, kGramTile)[column] = token;
-    if (token < 0) tile_norms()[kGramTile + column] = make_float2(0, 0);  // no regular column
+    center_tokens_of_tile<Shape>()[column] = token;
+    if (token < 0) tile_norms<Shape>()[kGramTile + column] = make_float2(0, 0);  // no regular column
   }
-  GramTile dot[Shape::kPanels];
-  gram<T, kFold, Shape>(tokens, first, centers, center_first, dot);
+  typename Shape::Panel dot[Shape::kPanels];
+  gram<T, Shape>(tokens, first, centers, center_first, dot);
 
   const NearestNumbers numbers{token_index, first, tokens.count, center_first};
-  for_each_panel<Shape>(dot, [&](GramTile& panel, PanelPlace place) {
-    if (is_regular(place))
-      nearest_of_panel<true>(panel, place, numbers);
+  for_each_panel<Shape>(dot, [&](typename Shape::Panel& panel, PanelPlace place) {
+    if (is_regular<Shape>(place))
+      nearest_of_panel<true, Shape>(panel, place, numbers);
     else
-      nearest_of_panel<false>(panel, place, numbers);
+      nearest_of_panel<false, Shape>(panel, place, numbers);
   });
   __syncthreads();
 
   if (thread >= kGramTile || thread >= tokens.count - first) return;
-  const device::Shared<NearestKey> parts = device::shared<NearestKey>(kNearestOffset, kGramTile * kPanelsAcross);
+  const device::Shared<NearestKey> parts = device::shared<NearestKey>(kNearestOffset<Shape>, kGramTile * kPanelsAcross);
   NearestKey key = kNoCenter;
 #pragma unroll
   for (int p = 0; p < kPanelsAcross; ++p) key = smaller(key, parts[thread * kPanelsAcross + p]);

@@ -24,7 +24,10 @@ namespace pact {
 
 constexpr int kSliceTiles = 8;  // of queries, for one block of attention_columns_kernel
 constexpr int kSliceRows = kSliceTiles * kGramTile;
-constexpr unsigned kVisibleOffset = kGramBytes;                                 // [query], a tile or a slice
+template <bool kFold>
+using AttentionWarps = Warps<1, kFold>;
+constexpr unsigned kVisibleOffset = kStagesBytes<AttentionWarps<true>>;         // [query], a tile or a slice
+static_assert(kVisibleOffset == kStagesBytes<AttentionWarps<false>>);
 constexpr unsigned kRowPartsOffset = kVisibleOffset + kGramTile * sizeof(int);  // [query][warp]
 constexpr unsigned kAttentionRowsSharedBytes = kRowPartsOffset + kGramTile * 4 * sizeof(float2);
 constexpr unsigned kStatisticsOffset = kVisibleOffset + kSliceRows * sizeof(int);        // [query of the slice]
@@ -44,6 +47,10 @@ struct HeadRows {
     return own;
   }
 };
+
+// Where the thread's grid of dot products lies in the tile.
+__device__ __forceinline__ int gram_row(int r) { return AttentionWarps<true>::place(0).row(r); }
+__device__ __forceinline__ int gram_column(int c) { return AttentionWarps<true>::place(0).column(c); }
 
 // How many keys `count` queries from `first` on see, to shared memory.
 __device__ __forceinline__ void stage_visible(const AttentionRows& rows, int64_t first, int count, int n) {
@@ -93,7 +100,7 @@ struct RowStatistics {
 
   // Adds a tile, whose products become logits. `visible`: of its rows; kAll: all see the whole tile.
   template <bool kAll>
-  __device__ __forceinline__ void add(GramTile& dot, float scale, device::Shared<int> visible, int key_first) {
+  __device__ __forceinline__ void add(GramPanel<8>& dot, float scale, device::Shared<int> visible, int key_first) {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       int left[4];
@@ -136,7 +143,7 @@ struct RowStatistics {
 
 // statistics [heads][rows.count]: the largest logit, 1 / sum of exp(logit - largest).
 template <typename T, bool kFold>
-__global__ void __launch_bounds__(kGramThreads, gram_blocks_per_sm(kFold))
+__global__ void __launch_bounds__(kGramThreads, AttentionWarps<kFold>::kBlocksPerSm)
     attention_rows_kernel(HeadRows<T> queries, HeadRows<T> keys, AttentionRows rows, int heads, int group, float scale,
                           float2* __restrict__ statistics) {
   const device::Shared<int> visible = device::shared<int>(kVisibleOffset, kGramTile);
@@ -152,18 +159,18 @@ __global__ void __launch_bounds__(kGramThreads, gram_blocks_per_sm(kFold))
   RowStatistics own;
   for (int key_first = 0; key_first < seen.most; key_first += kGramTile) {
     __syncthreads();  // all are done with the stages of the tile before
-    GramTile dot;
-    gram<T, kFold>(q, first, k, key_first, dot);
+    GramPanel<8> dot[1];
+    gram<T, AttentionWarps<kFold>>(q, first, k, key_first, dot);
     if (key_first + kGramTile <= seen.least)
-      own.template add<true>(dot, scale, visible, key_first);
+      own.template add<true>(dot[0], scale, visible, key_first);
     else
-      own.template add<false>(dot, scale, visible, key_first);
+      own.template add<false>(dot[0], scale, visible, key_first);
   }
 
   const device::Shared<float2> parts = device::shared<float2>(kRowPartsOffset, kGramTile * 4);
 #pragma unroll
   for (int half = 0; half < 2; ++half)
-    parts[gram_row(half * 4 + device::lane_id() % 4) * 4 + warp_column() / 32] =
+    parts[gram_row(half * 4 + device::lane_id() % 4) * 4 + AttentionWarps<kFold>::place(0).word()] =
         make_float2(own.largest[half], own.sum[half]);
   __syncthreads();
   const int i = static_cast<int>(threadIdx.x);
@@ -181,11 +188,11 @@ __global__ void __launch_bounds__(kGramThreads, gram_blocks_per_sm(kFold))
 
 // Adds the weights of a tile's rows to its columns. kPlain: all rows see the whole tile, and none has far logits.
 template <bool kPlain>
-__device__ __forceinline__ void add_weights(GramTile& dot, float scale, device::Shared<int> visible,
+__device__ __forceinline__ void add_weights(GramPanel<8>& dot, float scale, device::Shared<int> visible,
                                             device::Shared<float2> row_statistics, int key_first,
                                             float (&weight)[kColumns]) {
 #pragma unroll
-  for (int r = 0; r < kRows; ++r) {
+  for (int r = 0; r < GramPanel<8>::kRows; ++r) {
     const float2 row = row_statistics[gram_row(r)];
     const int left = kPlain ? kGramTile : visible[gram_row(r)] - key_first;
 #pragma unroll
@@ -199,7 +206,7 @@ __device__ __forceinline__ void add_weights(GramTile& dot, float scale, device::
 
 // columns [n], zero before: sums of weights times `unit`, a power of two.
 template <typename T, bool kFold>
-__global__ void __launch_bounds__(kGramThreads, gram_blocks_per_sm(kFold))
+__global__ void __launch_bounds__(kGramThreads, AttentionWarps<kFold>::kBlocksPerSm)
     attention_columns_kernel(HeadRows<T> queries, HeadRows<T> keys, AttentionRows rows, int heads, int group,
                              int key_tiles, float scale, float unit, const float2* __restrict__ statistics,
                              unsigned long long* __restrict__ columns) {
@@ -225,13 +232,13 @@ __global__ void __launch_bounds__(kGramThreads, gram_blocks_per_sm(kFold))
 #pragma unroll
     for (int i = 0; i < kGramTile; i += 32)
       far = far || is_far(float2(row_statistics[first + i + device::lane_id()]).x);
-    GramTile dot;
-    gram<T, kFold>(q, static_cast<int>(begin) + first, k, key_first, dot);
+    GramPanel<8> dot[1];
+    gram<T, AttentionWarps<kFold>>(q, static_cast<int>(begin) + first, k, key_first, dot);
     float weight[kColumns] = {};
     if (key_first + kGramTile <= seen.least && !__any_sync(device::kAllLanes, far))
-      add_weights<true>(dot, scale, visible + first, row_statistics + first, key_first, weight);
+      add_weights<true>(dot[0], scale, visible + first, row_statistics + first, key_first, weight);
     else
-      add_weights<false>(dot, scale, visible + first, row_statistics + first, key_first, weight);
+      add_weights<false>(dot[0], scale, visible + first, row_statistics + first, key_first, weight);
     const float sum = combine_columns(weight, added);
     const int column = gram_column(device::lane_id() / 4);
     if (isnan(sum))

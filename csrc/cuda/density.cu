@@ -5,10 +5,10 @@
 namespace pact {
 namespace {
 
-template <typename T, bool kFold, bool kGaussian>
+template <typename T, typename Shape, bool kGaussian>
 cudaError_t launch(const DensityParams& p) {
-  return launch_gram<ShapeFor<kFold>::kThreads>(
-      density_kernel<T, kFold, kGaussian>, pair_tiles(p.n), kDensitySharedBytes, p.stream, gram_rows<T>(p.keys, p.n),
+  return launch_gram<Shape::kThreads>(
+      density_kernel<T, Shape, kGaussian>, pair_tiles(p.n), kDensitySharedBytes<Shape>, p.stream, gram_rows<T>(p.keys, p.n),
       gram_norms(p.keys), term_factor(p.exponent, p.gaussian), p.density, p.cutoff / 2, p.adjacency, p.words);
 }
 
@@ -18,10 +18,10 @@ cudaError_t run_density(const DensityParams& params) {
   const size_t bytes = sizeof(*params.density) * static_cast<size_t>(params.n);
   const cudaError_t error = cudaMemsetAsync(params.density, 0, bytes, params.stream);
   if (error != cudaSuccess) return error;
-  return with_gram_type(params.keys, [&](auto element, auto fold) {
+  return with_gram_shape(params.keys, [&](auto element, auto shape) {
     using T = decltype(element);
-    constexpr bool kFold = decltype(fold)::value;
-    return params.gaussian ? launch<T, kFold, true>(params) : launch<T, kFold, false>(params);
+    using Shape = decltype(shape);
+    return params.gaussian ? launch<T, Shape, true>(params) : launch<T, Shape, false>(params);
   });
 }
 

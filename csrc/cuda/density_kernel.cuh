@@ -19,9 +19,14 @@ namespace pact {
 
 using DensitySum = unsigned long long;
 
-constexpr unsigned kRowPartsOffset = kWordsOffset + kWordsBytes;  // [row 128][panel]
-constexpr unsigned kColumnPartsOffset = kRowPartsOffset + kGramTile * kPanelsAcross * sizeof(DensitySum);
-constexpr unsigned kDensitySharedBytes = kColumnPartsOffset + kGramTile * kPanelsDown * sizeof(DensitySum);
+template <typename Shape>
+constexpr unsigned kDensityRowsOffset = kOwnOffset<Shape> + kWordsBytes;  // [row 128][panel]
+template <typename Shape>
+constexpr unsigned kDensityColumnsOffset =
+    kDensityRowsOffset<Shape> + kGramTile * kPanelsAcross * sizeof(DensitySum);  // [column 128][panel]
+template <typename Shape>
+constexpr unsigned kDensitySharedBytes =
+    kDensityColumnsOffset<Shape> + kGramTile * Shape::kPanelsDown * sizeof(DensitySum);
 
 // Added once for a token with NaN or Inf in its key; densities of n < 2^30 tokens stay below it.
 constexpr DensitySum kDensityNan = 1ull << 62;
@@ -44,35 +49,40 @@ inline float term_factor(float exponent, bool gaussian) {
 }
 
 // The panel's pairs, to the block's words and to the sums of its rows and columns.
-template <bool kGaussian, bool kAll>
-__device__ __forceinline__ void add_pairs(GramTile& panel, const CountedPairs& counted, float factor,
-                                          float half_cutoff) {
-  const device::Shared<DensitySum> row_parts = device::shared<DensitySum>(kRowPartsOffset, kGramTile * kPanelsAcross);
+template <bool kGaussian, bool kAll, typename Shape>
+__device__ __forceinline__ void add_pairs(typename Shape::Panel& panel, const CountedPairs<Shape>& counted,
+                                          float factor, float half_cutoff) {
+  constexpr int kAtOnce = kRowsAtOnce<typename Shape::Panel>;  // for the sake of registers
+  const device::Shared<DensitySum> row_parts =
+      device::shared<DensitySum>(kDensityRowsOffset<Shape>, kGramTile * kPanelsAcross);
   const device::Shared<DensitySum> column_parts =
-      device::shared<DensitySum>(kColumnPartsOffset, kGramTile * kPanelsDown);
-  const device::Shared<uint32_t> words = tile_words();
+      device::shared<DensitySum>(kDensityColumnsOffset<Shape>, kGramTile * Shape::kPanelsDown);
+  const device::Shared<uint32_t> words = tile_words<Shape>();
   const PanelPlace place = counted.place();
   const auto add = [](DensitySum a, DensitySum b) { return a + b; };
-  DensitySum row_sum[4] = {}, column_sum[kColumns] = {};
+  DensitySum row_sum[kAtOnce] = {}, column_sum[kColumns] = {};
   FarBits far;
   for_each_pair<kAll>(
       panel, counted,
       [&](int r, int c, float half, bool counts) {
         const unsigned term = counts ? density_term<kGaussian>(half, factor) : 0;
-        row_sum[r % 4] = (c ? row_sum[r % 4] : 0) + term;
+        row_sum[r % kAtOnce] = (c ? row_sum[r % kAtOnce] : 0) + term;
         column_sum[c] += term;
         if constexpr (kAll)
           far.add(half_cutoff - half);
         else
           far.add(counts && half <= half_cutoff ? 0.0f : -1.0f);
       },
-      [&](int r) {  // four rows at a time, for the sake of registers
-        if (r % 4 != 3) return;
-        const int row = place.row(r - 3 + device::lane_id() % 4);
-        row_parts[row * kPanelsAcross + place.first_column / kPanelColumns] = combine_rows(row_sum, add);
-        words[row * kWordsPerTile + place.first_column / 32] = row_word(far.near_rows());
+      [&](int r) {
+        if (r % kAtOnce != kAtOnce - 1) return;
+        const DensitySum sum = combine_rows(row_sum, add);
+        const uint32_t word = row_word(far.template near_rows<kAtOnce>());
+        for_own_row<typename Shape::Panel>(place, r, [&](int row) {
+          row_parts[row * kPanelsAcross + place.word()] = sum;
+          words[row * kWordsPerTile + place.word()] = word;
+        });
       });
-  column_parts[place.column(device::lane_id() / 4) * kPanelsDown + place.first_row / kPanelRows] =
+  column_parts[place.column(device::lane_id() / 4) * Shape::kPanelsDown + place.first_row / Shape::kPanelRows] =
       combine_columns(column_sum, add);
 }
 
@@ -86,29 +96,29 @@ __device__ __forceinline__ DensitySum sum_of_parts(unsigned offset, int i) {
 }
 
 // The parts of row i of the tile, or of column i - 128, to its token's density, in units of 2^-32.
+template <typename Shape>
 __device__ __forceinline__ void add_sum(PairTile tile, int i, int n, GramNorms inv_norm, DensitySum* density) {
   const bool is_row = i < kGramTile;
   const int64_t token = is_row ? int64_t{tile.row_first()} + i : int64_t{tile.column_first()} + i - kGramTile;
   if (token >= n) return;
-  DensitySum sum = 2 * (is_row ? sum_of_parts<kPanelsAcross>(kRowPartsOffset, i)
-                               : sum_of_parts<kPanelsDown>(kColumnPartsOffset, i - kGramTile));
+  DensitySum sum = 2 * (is_row ? sum_of_parts<kPanelsAcross>(kDensityRowsOffset<Shape>, i)
+                               : sum_of_parts<Shape::kPanelsDown>(kDensityColumnsOffset<Shape>, i - kGramTile));
   if (tile.row == tile.column && is_row) sum += isnan(inv_norm[token]) ? kDensityNan : kDensityOne;
   atomicAdd(density + token, sum);
 }
 
 // keys: [n, width]; density: [n], zero before; adjacency: [tiles * 128][words], words a multiple of 4, or null.
-template <typename T, bool kFold, bool kGaussian>
-__global__ void __launch_bounds__(ShapeFor<kFold>::kThreads, gram_blocks_per_sm(kFold))
+template <typename T, typename Shape, bool kGaussian>
+__global__ void __launch_bounds__(Shape::kThreads, Shape::kBlocksPerSm)
     density_kernel(GramRows<T> keys, GramNorms inv_norm, float factor, DensitySum* __restrict__ density,
                    float half_cutoff, uint32_t* __restrict__ adjacency, int words) {
-  using Shape = ShapeFor<kFold>;
   const PairTile tile = pair_tile(blockIdx.x);
   stage_norms<Shape>(inv_norm, tile.row_first(), keys.count, inv_norm, tile.column_first(), keys.count);
-  GramTile dot[Shape::kPanels];
-  gram<T, kFold, Shape>(keys, tile.row_first(), keys, tile.column_first(), dot);
+  typename Shape::Panel dot[Shape::kPanels];
+  gram<T, Shape>(keys, tile.row_first(), keys, tile.column_first(), dot);
 
-  for_each_panel<Shape>(dot, [&](GramTile& panel, PanelPlace place) {
-    const CountedPairs counted(tile, place, keys.count);
+  for_each_panel<Shape>(dot, [&](typename Shape::Panel& panel, PanelPlace place) {
+    const CountedPairs<Shape> counted(tile, place, keys.count);
     if (counted.all())
       add_pairs<kGaussian, true>(panel, counted, factor, half_cutoff);
     else
@@ -118,7 +128,7 @@ __global__ void __launch_bounds__(ShapeFor<kFold>::kThreads, gram_blocks_per_sm(
 
 #pragma unroll
   for (int turn = 0; turn < 2 * kGramTile / Shape::kThreads; ++turn)
-    add_sum(tile, turn * Shape::kThreads + static_cast<int>(threadIdx.x), keys.count, inv_norm, density);
+    add_sum<Shape>(tile, turn * Shape::kThreads + static_cast<int>(threadIdx.x), keys.count, inv_norm, density);
   if (adjacency) store_bits<Shape>(tile, keys.count, adjacency, words);
 }
 

@@ -38,11 +38,14 @@ __device__ __forceinline__ float half_distance_or_nan(float cosine) {
 }
 
 // Norms of the tile's rows and columns, [left 128][right 128], beside the stages.
-constexpr unsigned kNormsOffset = kGramBytes;
+// Then comes what a kernel has of its own.
 constexpr unsigned kNormsBytes = 2 * kGramTile * sizeof(float2);
+template <typename Shape>
+constexpr unsigned kOwnOffset = kStagesBytes<Shape> + kNormsBytes;
 
+template <typename Shape>
 __device__ __forceinline__ device::Shared<float2> tile_norms() {
-  return device::shared<float2>(kNormsOffset, 2 * kGramTile);
+  return device::shared<float2>(kStagesBytes<Shape>, 2 * kGramTile);
 }
 
 // Zeros beyond the last row. Before gram(), which orders it with what reads the norms.
@@ -55,29 +58,36 @@ __device__ __forceinline__ void stage_norms(GramNorms left, int left_first, int 
     const bool is_left = t < kGramTile;
     const int64_t row = (is_left ? int64_t{left_first} : int64_t{right_first} - kGramTile) + t;
     const bool valid = row < (is_left ? left_count : right_count);
-    tile_norms()[t] = split_norm(valid ? (is_left ? left : right)[row] : 0.0);
+    tile_norms<Shape>()[t] = split_norm(valid ? (is_left ? left : right)[row] : 0.0);
   }
 }
 
 // Whether all the panel's rows and columns are there, none is zero, NaN or Inf, and `also` holds: the same for the
 // warp.
+template <typename Shape>
 __device__ __forceinline__ bool is_regular(PanelPlace place, bool also = true) {
-  const device::Shared<float2> norms = tile_norms();
-  const int row = place.first_row + device::lane_id(), column = kGramTile + place.first_column + device::lane_id();
-  const float2 a = norms[row], b = norms[row + 32], c = norms[column];
-  return __all_sync(device::kAllLanes, also && a.x > 0 && b.x > 0 && c.x > 0);
+  const device::Shared<float2> norms = tile_norms<Shape>();
+  const int lane = device::lane_id();
+  const float2 column = norms[kGramTile + place.first_column + lane];
+  also = also && column.x > 0;
+#pragma unroll
+  for (int row = 0; row < Shape::kPanelRows; row += 32) {
+    const float2 own = norms[place.first_row + (row + lane) % Shape::kPanelRows];
+    also = also && own.x > 0;
+  }
+  return __all_sync(device::kAllLanes, also);
 }
 
 // Calls f(r, c, cosine) for the thread's part of the panel, and row_done(r) after the last of row r.
-template <typename F, typename RowDone>
-__device__ __forceinline__ void for_each_cosine(GramTile& panel, PanelPlace place, const F& f,
+template <typename Shape, typename F, typename RowDone>
+__device__ __forceinline__ void for_each_cosine(typename Shape::Panel& panel, PanelPlace place, const F& f,
                                                 const RowDone& row_done) {
-  const device::Shared<float2> norms = tile_norms();
+  const device::Shared<float2> norms = tile_norms<Shape>();
   float2 column[kColumns];
 #pragma unroll
   for (int c = 0; c < kColumns; ++c) column[c] = norms[kGramTile + place.column(c)];
 #pragma unroll
-  for (int r = 0; r < kRows; ++r) {
+  for (int r = 0; r < Shape::Panel::kRows; ++r) {
     const float2 row = norms[place.row(r)];
 #pragma unroll
     for (int c = 0; c < kColumns; ++c) f(r, c, cosine(panel.at(r, c), row, column[c]));

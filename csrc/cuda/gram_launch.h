@@ -40,13 +40,16 @@ GramRows<T> gram_rows(const KeyRows& keys, int count) {
 
 inline GramNorms gram_norms(const KeyRows& keys) { return {keys.inv_norm, keys.index}; }
 
-// Calls f(element, fold) for the rows' element type, and whether rows so wide want folded sums on the current device.
+// The current device's, the first number.
+inline cudaError_t compute_capability(int* major) {
+  int device = 0;
+  const cudaError_t error = cudaGetDevice(&device);
+  return error == cudaSuccess ? cudaDeviceGetAttribute(major, cudaDevAttrComputeCapabilityMajor, device) : error;
+}
+
+// Calls f(element, fold) for the rows' element type, and whether rows so wide want folded sums on such a device.
 template <typename F>
-cudaError_t with_gram_type(const DeviceRows& rows, const F& f) {
-  int device = 0, major = 0;
-  cudaError_t error = cudaGetDevice(&device);
-  if (error == cudaSuccess) error = cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device);
-  if (error != cudaSuccess) return error;
+cudaError_t with_gram_type(const DeviceRows& rows, int major, const F& f) {
   const auto with_fold = [&](auto element) {
     using T = decltype(element);
     return fold_sums<T>(rows.width, major) ? f(element, std::true_type()) : f(element, std::false_type());
@@ -61,7 +64,31 @@ cudaError_t with_gram_type(const DeviceRows& rows, const F& f) {
   }
   return cudaErrorInvalidValue;
 }
+template <typename F>
+cudaError_t with_gram_type(const DeviceRows& rows, const F& f) {
+  int major = 0;
+  const cudaError_t error = compute_capability(&major);
+  return error == cudaSuccess ? with_gram_type(rows, major, f) : error;
+}
 
+// Calls f(element, shape): who multiplies such rows on the current device. PACT_HAS_SM90A: there is code for Hopper's
+// warpgroups, which a card that compiles another's intermediate code does not have.
+template <typename F>
+cudaError_t with_gram_shape(const DeviceRows& rows, const F& f) {
+  int major = 0;
+  const cudaError_t error = compute_capability(&major);
+  if (error != cudaSuccess) return error;
+  return with_gram_type(rows, major, [&](auto element, auto fold) {
+    constexpr bool kFold = decltype(fold)::value;
+#if defined(PACT_HAS_SM90A) || defined(PACT_EMULATED)
+    if constexpr (sizeof(element) == 2)
+      if (major == 9) return f(element, Groups<kFold>());
+#endif
+    return f(element, WarpsFor<kFold>());
+  });
+}
+
+// By Shape, or by so many threads.
 template <int kThreads = kGramThreads, typename... Params, typename... Args>
 cudaError_t launch_gram(void (*kernel)(Params...), int64_t blocks, unsigned shared_bytes, cudaStream_t stream,
                         Args... args) {

@@ -27,6 +27,7 @@ __device__ __forceinline__ PairTile pair_tile(unsigned block) {
 }
 
 // The thread's pairs of a panel that count: i < j < n.
+template <typename Shape>
 class CountedPairs {
  public:
   __device__ __forceinline__ CountedPairs(PairTile tile, PanelPlace place, int n)
@@ -35,7 +36,7 @@ class CountedPairs {
         columns_(n - tile.column_first() - place.column(0)) {}
   __device__ __forceinline__ bool operator()(int r, int c) const { return r * 8 < ahead_ + c && c < columns_; }
   // Whether all the panel's pairs count, and none has a distance of NaN.
-  __device__ __forceinline__ bool all() const { return is_regular(place_, (kRows - 1) * 8 < ahead_); }
+  __device__ __forceinline__ bool all() const { return is_regular<Shape>(place_, (Shape::Panel::kRows - 1) * 8 < ahead_); }
   __device__ __forceinline__ PanelPlace place() const { return place_; }
 
  private:
@@ -46,10 +47,10 @@ class CountedPairs {
 
 // Calls f(r, c, half distance, counts) for the thread's part of the panel, `counts` being true at compile time when
 // kAll says that all the panel's pairs count; and row_done(r) after the last of row r.
-template <bool kAll, typename F, typename RowDone>
-__device__ __forceinline__ void for_each_pair(GramTile& panel, const CountedPairs& counted, const F& f,
-                                              const RowDone& row_done) {
-  for_each_cosine(
+template <bool kAll, typename Shape, typename F, typename RowDone>
+__device__ __forceinline__ void for_each_pair(typename Shape::Panel& panel, const CountedPairs<Shape>& counted,
+                                              const F& f, const RowDone& row_done) {
+  for_each_cosine<Shape>(
       panel, counted.place(),
       [&](int r, int c, float cosine) {
         if constexpr (kAll)

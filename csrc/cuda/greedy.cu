@@ -21,11 +21,11 @@ cudaError_t run_greedy_start(const GreedyStartParams& p) {
 }
 
 cudaError_t run_farthest_pair(const FarthestPairParams& p) {
-  return with_gram_type(p.keys, [&](auto element, auto fold) {
+  return with_gram_shape(p.keys, [&](auto element, auto shape) {
     using T = decltype(element);
-    constexpr bool kFold = decltype(fold)::value;
-    return launch_gram<ShapeFor<kFold>::kThreads>(farthest_pair_kernel<T, kFold>, pair_tiles(p.n),
-                                                  kMaxDistanceSharedBytes<GreedyKey>, p.stream,
+    using Shape = decltype(shape);
+    return launch_gram<Shape::kThreads>(farthest_pair_kernel<T, Shape>, pair_tiles(p.n),
+                                                  kMaxDistanceSharedBytes<GreedyKey, Shape>, p.stream,
                                                   gram_rows<T>(p.keys, p.n), p.inv_norm, p.slot);
   });
 }

@@ -11,9 +11,8 @@
 
 namespace pact {
 
-constexpr unsigned kWarpMaximaOffset = kNormsOffset + kNormsBytes;
-template <typename Key>
-constexpr unsigned kMaxDistanceSharedBytes = kWarpMaximaOffset + kGramThreads / 32 * sizeof(Key);
+template <typename Key, typename Shape>
+constexpr unsigned kMaxDistanceSharedBytes = kOwnOffset<Shape> + Shape::kThreads / 32 * sizeof(Key);
 
 template <typename Key>
 __device__ __forceinline__ Key pair_key(unsigned bits, int i) {
@@ -24,8 +23,9 @@ __device__ __forceinline__ Key pair_key(unsigned bits, int i) {
 }
 
 // Of the thread's pairs.
-template <typename Key, bool kAll>
-__device__ __forceinline__ Key largest_of_thread(GramTile& panel, const CountedPairs& counted, int row_first) {
+template <typename Key, bool kAll, typename Shape>
+__device__ __forceinline__ Key largest_of_thread(typename Shape::Panel& panel, const CountedPairs<Shape>& counted,
+                                                 int row_first) {
   Key largest = 0;
   unsigned of_row = 0;
   for_each_pair<kAll>(
@@ -43,24 +43,23 @@ __device__ __forceinline__ Key largest_of_thread(GramTile& panel, const CountedP
 
 // Key: unsigned, the distance's bits alone, or GreedyKey. A row without pairs may offer distance 0 for its token: token
 // 0 offers that, too, and goes before.
-template <typename T, bool kFold, typename Key>
+template <typename T, typename Shape, typename Key>
 __device__ __forceinline__ void largest_of_pairs(const GramRows<T>& keys, const double* __restrict__ inv_norm,
                                                  Key* __restrict__ result) {
-  using Shape = ShapeFor<kFold>;
   constexpr int kWarps = Shape::kThreads / 32;
   const PairTile tile = pair_tile(blockIdx.x);
   stage_norms<Shape>(inv_norm, tile.row_first(), keys.count, inv_norm, tile.column_first(), keys.count);
-  GramTile dot[Shape::kPanels];
-  gram<T, kFold, Shape>(keys, tile.row_first(), keys, tile.column_first(), dot);
+  typename Shape::Panel dot[Shape::kPanels];
+  gram<T, Shape>(keys, tile.row_first(), keys, tile.column_first(), dot);
 
   Key largest = 0;
-  for_each_panel<Shape>(dot, [&](GramTile& panel, PanelPlace place) {
-    const CountedPairs counted(tile, place, keys.count);
+  for_each_panel<Shape>(dot, [&](typename Shape::Panel& panel, PanelPlace place) {
+    const CountedPairs<Shape> counted(tile, place, keys.count);
     largest = max(largest, counted.all() ? largest_of_thread<Key, true>(panel, counted, tile.row_first())
                                          : largest_of_thread<Key, false>(panel, counted, tile.row_first()));
   });
   largest = device::warp_max(largest);
-  const device::Shared<Key> maxima = device::shared<Key>(kWarpMaximaOffset, kWarps);
+  const device::Shared<Key> maxima = device::shared<Key>(kOwnOffset<Shape>, kWarps);
   if (device::lane_id() == 0) maxima[device::warp_id()] = largest;
   __syncthreads();
   if (device::warp_id() > 0) return;
@@ -70,17 +69,17 @@ __device__ __forceinline__ void largest_of_pairs(const GramRows<T>& keys, const 
 }
 
 // keys: [n, width]; largest_bits: zero before.
-template <typename T, bool kFold>
-__global__ void __launch_bounds__(ShapeFor<kFold>::kThreads, gram_blocks_per_sm(kFold))
+template <typename T, typename Shape>
+__global__ void __launch_bounds__(Shape::kThreads, Shape::kBlocksPerSm)
     max_distance_kernel(GramRows<T> keys, const double* __restrict__ inv_norm, unsigned* __restrict__ largest_bits) {
-  largest_of_pairs<T, kFold>(keys, inv_norm, largest_bits);
+  largest_of_pairs<T, Shape>(keys, inv_norm, largest_bits);
 }
 
 // slot: zero before.
-template <typename T, bool kFold>
-__global__ void __launch_bounds__(ShapeFor<kFold>::kThreads, gram_blocks_per_sm(kFold))
+template <typename T, typename Shape>
+__global__ void __launch_bounds__(Shape::kThreads, Shape::kBlocksPerSm)
     farthest_pair_kernel(GramRows<T> keys, const double* __restrict__ inv_norm, GreedyKey* __restrict__ slot) {
-  largest_of_pairs<T, kFold>(keys, inv_norm, slot);
+  largest_of_pairs<T, Shape>(keys, inv_norm, slot);
 }
 
 }  // namespace pact

@@ -13,11 +13,11 @@ cudaError_t run_nearest_denser(const NearestDenserParams& p) {
   cudaError_t error = cudaMemsetAsync(p.nearest, 0xff, size_t(p.n) * sizeof(*p.nearest), p.stream);
   if (error == cudaSuccess) error = cudaMemsetAsync(p.farthest, 0, sizeof(*p.farthest), p.stream);
   if (error != cudaSuccess) return error;
-  error = with_gram_type(p.keys, [&](auto element, auto fold) {
+  error = with_gram_shape(p.keys, [&](auto element, auto shape) {
     using T = decltype(element);
-    constexpr bool kFold = decltype(fold)::value;
-    return launch_gram<ShapeFor<kFold>::kThreads>(nearest_denser_kernel<T, kFold>, pair_tiles(p.n),
-                                                  kNearestDenserSharedBytes, p.stream, gram_rows<T>(p.keys, p.n),
+    using Shape = decltype(shape);
+    return launch_gram<Shape::kThreads>(nearest_denser_kernel<T, Shape>, pair_tiles(p.n),
+                                                  kNearestDenserSharedBytes<Shape>, p.stream, gram_rows<T>(p.keys, p.n),
                                                   gram_norms(p.keys), p.order, p.nearest, p.farthest);
   });
   if (error != cudaSuccess) return error;

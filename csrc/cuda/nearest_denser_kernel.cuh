@@ -11,17 +11,27 @@
 
 namespace pact {
 
-constexpr unsigned kRowTokensOffset = kNormsOffset + kNormsBytes;
-constexpr unsigned kColumnNearestOffset = kRowTokensOffset + kGramTile * sizeof(int);  // [column 128][panel row]
-constexpr unsigned kNearestDenserSharedBytes = kColumnNearestOffset + kGramTile * kPanelsDown * sizeof(NearestKey);
+template <typename Shape>
+constexpr unsigned kColumnNearestOffset = kOwnOffset<Shape> + kGramTile * sizeof(int);  // [column 128][panel row]
+template <typename Shape>
+constexpr unsigned kNearestDenserSharedBytes =
+    kColumnNearestOffset<Shape> + kGramTile * Shape::kPanelsDown * sizeof(NearestKey);
+
+template <typename Shape>
+__device__ __forceinline__ device::Shared<int> row_tokens_of_tile() {
+  return device::shared<int>(kOwnOffset<Shape>, kGramTile);
+}
+template <typename Shape>
+__device__ __forceinline__ device::Shared<NearestKey> column_nearest_of_tile() {
+  return device::shared<NearestKey>(kColumnNearestOffset<Shape>, kGramTile * Shape::kPanelsDown);
+}
 
 // The panel's minimum of each column, to shared memory; the largest distance of rank 0, to *farthest.
-template <bool kAll>
-__device__ __forceinline__ void nearest_of_columns(GramTile& panel, const CountedPairs& counted, bool has_rank_0,
-                                                   unsigned* farthest) {
-  const device::Shared<int> row_tokens = device::shared<int>(kRowTokensOffset, kGramTile);
-  const device::Shared<NearestKey> column_nearest =
-      device::shared<NearestKey>(kColumnNearestOffset, kGramTile * kPanelsDown);
+template <bool kAll, typename Shape>
+__device__ __forceinline__ void nearest_of_columns(typename Shape::Panel& panel, const CountedPairs<Shape>& counted,
+                                                   bool has_rank_0, unsigned* farthest) {
+  const device::Shared<int> row_tokens = row_tokens_of_tile<Shape>();
+  const device::Shared<NearestKey> column_nearest = column_nearest_of_tile<Shape>();
   const PanelPlace place = counted.place();
   NearestKey best[kColumns];
 #pragma unroll
@@ -37,7 +47,7 @@ __device__ __forceinline__ void nearest_of_columns(GramTile& panel, const Counte
         if (r == 0) largest = max(largest, bits & ~none);
       },
       [](int) {});
-  column_nearest[place.column(device::lane_id() / 4) * kPanelsDown + place.first_row / kPanelRows] =
+  column_nearest[place.column(device::lane_id() / 4) * Shape::kPanelsDown + place.first_row / Shape::kPanelRows] =
       combine_columns(best, smaller);
   if (has_rank_0 && place.first_row == 0) {
     largest = __reduce_max_sync(device::kAllLanes, place.row(0) == 0 ? largest : 0u);
@@ -46,22 +56,21 @@ __device__ __forceinline__ void nearest_of_columns(GramTile& panel, const Counte
 }
 
 // keys: [n, width] in rank order; order: [n]; nearest: [n], all ones before; farthest: zero before.
-template <typename T, bool kFold>
-__global__ void __launch_bounds__(ShapeFor<kFold>::kThreads, gram_blocks_per_sm(kFold))
+template <typename T, typename Shape>
+__global__ void __launch_bounds__(Shape::kThreads, Shape::kBlocksPerSm)
     nearest_denser_kernel(GramRows<T> keys, GramNorms inv_norm, const int* __restrict__ order,
                           NearestKey* __restrict__ nearest, unsigned* __restrict__ farthest) {
-  using Shape = ShapeFor<kFold>;
   const PairTile tile = pair_tile(blockIdx.x);
   const int thread = static_cast<int>(threadIdx.x);
   if (thread < kGramTile)
-    device::shared<int>(kRowTokensOffset, kGramTile)[thread] =
+    row_tokens_of_tile<Shape>()[thread] =
         thread < keys.count - tile.row_first() ? order[tile.row_first() + thread] : 0;
   stage_norms<Shape>(inv_norm, tile.row_first(), keys.count, inv_norm, tile.column_first(), keys.count);
-  GramTile dot[Shape::kPanels];
-  gram<T, kFold, Shape>(keys, tile.row_first(), keys, tile.column_first(), dot);
+  typename Shape::Panel dot[Shape::kPanels];
+  gram<T, Shape>(keys, tile.row_first(), keys, tile.column_first(), dot);
 
-  for_each_panel<Shape>(dot, [&](GramTile& panel, PanelPlace place) {
-    const CountedPairs counted(tile, place, keys.count);
+  for_each_panel<Shape>(dot, [&](typename Shape::Panel& panel, PanelPlace place) {
+    const CountedPairs<Shape> counted(tile, place, keys.count);
     if (counted.all())
       nearest_of_columns<true>(panel, counted, tile.row == 0, farthest);
     else
@@ -70,10 +79,10 @@ __global__ void __launch_bounds__(ShapeFor<kFold>::kThreads, gram_blocks_per_sm(
   __syncthreads();
 
   if (thread >= kGramTile || thread >= keys.count - tile.column_first()) return;
-  const device::Shared<NearestKey> parts = device::shared<NearestKey>(kColumnNearestOffset, kGramTile * kPanelsDown);
+  const device::Shared<NearestKey> parts = column_nearest_of_tile<Shape>();
   NearestKey key = kNoCenter;
 #pragma unroll
-  for (int p = 0; p < kPanelsDown; ++p) key = smaller(key, parts[thread * kPanelsDown + p]);
+  for (int p = 0; p < Shape::kPanelsDown; ++p) key = smaller(key, parts[thread * Shape::kPanelsDown + p]);
   atomicMin(nearest + tile.column_first() + thread, doubled(key));
 }
 

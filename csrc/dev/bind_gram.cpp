@@ -37,6 +37,17 @@ void with_gram_type(const std::string& dtype, py::array keys, const F& f) {
   });
 }
 
+// Calls f(element, shape) as the launchers do.
+template <typename F>
+void with_gram_shape(const std::string& dtype, py::array keys, const F& f) {
+  with_gram_type(dtype, keys, [&](auto element, auto fold) {
+    constexpr bool kFold = decltype(fold)::value;
+    if constexpr (sizeof(element) == 2)
+      if (emulator::engine().tensor_cores.major == 9) return f(element, Groups<kFold>());
+    f(element, WarpsFor<kFold>());
+  });
+}
+
 // The rows as the Gram kernels want them, in `out`, or where they are when there is none.
 void prepare_keys(const std::string& dtype, py::array rows, OptionalArray out, OptionalArray inv_norm,
                   OptionalArray bad, uint64_t seed) {
@@ -62,11 +73,11 @@ void check_rows(const std::string& dtype, py::array rows, py::array bad, uint64_
 void density(const std::string& dtype, py::array keys, py::array inv_norm, OptionalArray index, float exponent,
              bool gaussian, py::array density, float cutoff, OptionalArray adjacency, uint64_t seed) {
   const int n = int(density.shape(0));
-  with_gram_type(dtype, keys, [&](auto element, auto fold) {
+  with_gram_shape(dtype, keys, [&](auto element, auto shape) {
     using T = decltype(element);
-    constexpr bool kFold = decltype(fold)::value;
-    const auto kernel = gaussian ? density_kernel<T, kFold, true> : density_kernel<T, kFold, false>;
-    emulator::launch(kernel, unsigned(pair_tiles(n)), ShapeFor<kFold>::kThreads, kDensitySharedBytes, seed, false,
+    using Shape = decltype(shape);
+    const auto kernel = gaussian ? density_kernel<T, Shape, true> : density_kernel<T, Shape, false>;
+    emulator::launch(kernel, unsigned(pair_tiles(n)), Shape::kThreads, kDensitySharedBytes<Shape>, seed, false,
                      gram_rows<T>(keys, index), gram_norms(inv_norm, index), term_factor(exponent, gaussian),
                      data<DensitySum>(density), cutoff / 2, data<uint32_t>(adjacency),
                      adjacency ? int(adjacency->shape(1)) : 0);
@@ -80,10 +91,10 @@ void density_to_float(py::array density, py::array rho, uint64_t seed) {
 }
 
 void max_distance(const std::string& dtype, py::array keys, py::array inv_norm, py::array largest, uint64_t seed) {
-  with_gram_type(dtype, keys, [&](auto element, auto fold) {
+  with_gram_shape(dtype, keys, [&](auto element, auto shape) {
     using T = decltype(element);
-    emulator::launch(max_distance_kernel<T, decltype(fold)::value>, unsigned(pair_tiles(int(keys.shape(0)))),
-                     ShapeFor<decltype(fold)::value>::kThreads, kMaxDistanceSharedBytes<unsigned>, seed, false,
+    emulator::launch(max_distance_kernel<T, decltype(shape)>, unsigned(pair_tiles(int(keys.shape(0)))),
+                     decltype(shape)::kThreads, kMaxDistanceSharedBytes<unsigned, decltype(shape)>, seed, false,
                      gram_rows<T>(keys), data<const double>(inv_norm), data<unsigned>(largest));
   });
 }
@@ -91,13 +102,13 @@ void max_distance(const std::string& dtype, py::array keys, py::array inv_norm, 
 void nearest(const std::string& dtype, py::array tokens, py::array token_inv_norm, OptionalArray token_rows,
              OptionalArray token_index, py::array centers, py::array center_inv_norm, OptionalArray center_rows,
              py::array center_token, OptionalArray count, py::array nearest, uint64_t seed) {
-  with_gram_type(dtype, tokens, [&](auto element, auto fold) {
+  with_gram_shape(dtype, tokens, [&](auto element, auto shape) {
     using T = decltype(element);
     const GramRows<T> token_list = gram_rows<T>(tokens, token_rows), center_list = gram_rows<T>(centers, center_rows);
     const int tiles = gram_tiles(token_list.count);
-    emulator::launch(nearest_kernel<T, decltype(fold)::value>,
+    emulator::launch(nearest_kernel<T, decltype(shape)>,
                      unsigned(tiles) * unsigned(gram_tiles(center_list.count)),
-                     ShapeFor<decltype(fold)::value>::kThreads, kNearestSharedBytes, seed, false, token_list,
+                     decltype(shape)::kThreads, kNearestSharedBytes<decltype(shape)>, seed, false, token_list,
                      gram_norms(token_inv_norm, token_rows), data<const int>(token_index),
                      static_cast<const int*>(nullptr), center_list, gram_norms(center_inv_norm, center_rows),
                      data<const int>(center_token), data<const int>(count), unsigned(tiles), data<NearestKey>(nearest));

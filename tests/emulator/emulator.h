@@ -20,3 +20,4 @@
 #include "intrinsics.h"
 #include "shared_memory.h"
 #include "tensor.h"
+#include "warpgroup.h"

@@ -31,12 +31,31 @@ struct Place {
 inline Place place;
 
 struct Block;
+struct Thread;
 
 // A 16-byte copy into shared memory that has been issued and has not landed.
 struct AsyncCopy {
   unsigned offset, bytes;  // `bytes` from the source, zeros up to 16
   const void* source;
   int group;
+};
+
+// A product that a warpgroup has ordered, as one of its warps sees it (warpgroup.h).
+struct GroupProduct {
+  unsigned left, right;  // where its sides begin, in bytes
+  int k;
+  bool accumulate;
+  int group;
+  void (*make)(Thread* const* lanes, const GroupProduct&);
+};
+
+// Those of a thread that are not made.
+struct GroupProducts {
+  std::vector<GroupProduct> pending;
+  int committed = 0;  // groups
+  bool begun = false;
+  float* acc = nullptr;  // who gets the sums
+  float sums[64];
 };
 
 struct Thread {
@@ -57,7 +76,10 @@ struct Thread {
   unsigned seen[32] = {};
 
   std::vector<AsyncCopy> copies;
-  int committed = 0;  // async copy groups
+  int committed = 0;            // async copy groups
+  std::vector<unsigned> landed;  // copies that tensor cores need not see yet: their offsets
+
+  GroupProducts products;
 };
 
 struct Warp {
@@ -90,7 +112,6 @@ struct TensorCores {
   int major;  // compute capability
   int terms, extra_bits;
 };
-// The host runtime says that the card is the second.
 constexpr TensorCores kAmpere{8, 8, 1}, kHopper{9, 16, 2};
 
 class Engine {

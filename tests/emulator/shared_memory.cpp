@@ -11,6 +11,7 @@ namespace emulator {
 struct Granule {
   enum State : uint8_t { kUnwritten, kWritten, kInFlight } state = kUnwritten;
   bool atomic = false;      // the last write
+  bool published = true;    // or a copy that tensor cores need not see yet
   int16_t reader_warp = 0;  // kManyWarps: several
   int writer = 0;           // thread
   unsigned write_stamp = 0, write_epoch = 0;
@@ -148,10 +149,26 @@ void async_wait(int pending) {
     unsigned char* to = self.block->shared + copy.offset;
     memset(to, 0, 16);
     if (copy.bytes) memcpy(to, read_global(copy.source, copy.bytes), copy.bytes);
-    for (unsigned b = copy.offset / kGranule; b < (copy.offset + 16) / kGranule; ++b)
+    for (unsigned b = copy.offset / kGranule; b < (copy.offset + 16) / kGranule; ++b) {
       note_write(self, self.block->granules[b], Granule::kWritten, false);
+      self.block->granules[b].published = false;
+    }
+    self.landed.push_back(copy.offset);
   }
   self.copies.resize(kept);
+}
+
+void publish() {
+  Thread& self = *engine().current;
+  for (const unsigned offset : self.landed)
+    for (unsigned b = offset / kGranule; b < (offset + 16) / kGranule; ++b) self.block->granules[b].published = true;
+  self.landed.clear();
+}
+
+void check_published(const Thread& reader, unsigned offset, unsigned bytes) {
+  for (unsigned b = offset / kGranule; b < (offset + bytes) / kGranule; ++b)
+    if (!reader.block->granules[b].published)
+      engine().fail("unpublished shared memory", "tensor cores read byte %u, which nobody published after its copy", b * kGranule);
 }
 
 }  // namespace emulator

@@ -24,6 +24,10 @@ void async_copy(unsigned offset, const void* from, bool valid);
 void async_commit();
 void async_wait(int pending);
 
+// What this thread has copied, for tensor cores that read on their own; and whether they may read those bytes.
+void publish();
+void check_published(const Thread& reader, unsigned offset, unsigned bytes);
+
 // What &shared[i] and shared + i give: a pointer that stays within its view.
 template <typename T>
 class SharedView;

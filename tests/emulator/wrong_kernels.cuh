@@ -9,13 +9,14 @@
 #include "../../csrc/cuda/device/async_copy.cuh"
 #include "../../csrc/cuda/device/mma.cuh"
 #include "../../csrc/cuda/device/warp.cuh"
+#include "../../csrc/cuda/device/wgmma.cuh"
 
 namespace emulator {
 
 namespace device = pact::device;
 constexpr int kThreads = 64;
 
-enum class Mistake { kNone, kFirst, kSecond };
+enum class Mistake { kNone, kFirst, kSecond, kThird, kFourth };
 
 // Reverses each block's 64 numbers, twice over. First: no barrier before the read; second: none before the next write.
 template <Mistake kMistake>
@@ -168,6 +169,49 @@ void mma_kernel(const T* a, const T* b, float* c) {
   for (int i = 0; i < 4; ++i) c[(lane / 4 + i / 2 * 8) * 8 + lane % 4 * 2 + i % 2] = acc[i];
 }
 
+// c[64][128] = a[64][32] * b[128][32]^T by a warpgroup. First: nobody publishes what was copied; second: no wgmma_begin;
+// third: no commit; fourth: a side is written again before the wait.
+template <typename T, Mistake kMistake = Mistake::kNone>
+void product_kernel(const T* a, const T* b, float* c) {
+  using Chunk = device::Vector<T>;
+  const int thread = int(threadIdx.x), lane = device::lane_id(), warp = device::warp_id();
+  const device::Shared<Chunk> left = device::shared<Chunk>(0, 64 * 4), right = device::shared<Chunk>(64 * 64, 128 * 4);
+  const auto copy = [&](device::Shared<Chunk> to, const T* from, int rows) {
+    for (int i = thread; i < rows * 4; i += 128)
+      device::async_copy16(&to[i / 4 * 4 + (i % 4 ^ (i / 8 & 3))], reinterpret_cast<const Chunk*>(from) + i);
+  };
+  copy(left, a, 64);
+  copy(right, b, 128);
+  device::async_commit();
+  device::async_wait<0>();
+  if (kMistake != Mistake::kFirst) device::wgmma_publish();
+  __syncthreads();
+  float acc[64];
+  if (kMistake != Mistake::kSecond) device::wgmma_begin();
+  for (int k = 0; k < 2; ++k) device::wgmma_m64n128k16<T>(acc, left, right, k, k > 0);
+  if (kMistake != Mistake::kThird) device::wgmma_commit();
+  if (kMistake == Mistake::kFourth) left[thread] = Chunk{};
+  device::wgmma_wait(acc);
+  for (int i = 0; i < 64; ++i)
+    c[(warp * 16 + lane / 4 + i / 2 % 2 * 8) * 128 + i / 4 * 8 + lane % 4 * 2 + i % 2] = acc[i];
+}
+template <Mistake kMistake>
+bool products(uint64_t seed) {
+  static device::bfloat16 a[64 * 32], b[128 * 32];
+  static float c[64 * 128];
+  const auto small = [](int i) { return float(i * 7 % 5 - 2); };  // so that sums are exact
+  for (int i = 0; i < 64 * 32; ++i) a[i] = device::from_float<device::bfloat16>(small(i));
+  for (int i = 0; i < 128 * 32; ++i) b[i] = device::from_float<device::bfloat16>(small(i + i / 32));
+  launch(product_kernel<device::bfloat16, kMistake>, 1, 128, 192 * 64, seed, false,
+         static_cast<const device::bfloat16*>(a), static_cast<const device::bfloat16*>(b), static_cast<float*>(c));
+  for (int i = 0; i < 64 * 128; ++i) {
+    float sum = 0;
+    for (int k = 0; k < 32; ++k) sum += small(i / 128 * 32 + k) * small(i % 128 * 32 + k + i % 128);
+    if (c[i] != sum) return false;
+  }
+  return true;
+}
+
 // Name -> run(seed), true when the result is right.
 inline const std::map<std::string, std::function<bool(uint64_t)>>& self_tests() {
   using Kernel = void (*)(const int*, int*);
@@ -235,6 +279,11 @@ inline const std::map<std::string, std::function<bool(uint64_t)>>& self_tests() 
       {"chain: a plain look", chain(chain_kernel<kSecond>)},
       {"count", number(count_kernel<kNone>, 3 * kThreads)},
       {"count: a plain addition", number(count_kernel<kFirst>, 3 * kThreads)},
+      {"products", products<kNone>},
+      {"products: unpublished", products<kFirst>},
+      {"products: not begun", products<kSecond>},
+      {"products: not committed", products<Mistake::kThird>},
+      {"products: a side is written before the wait", products<Mistake::kFourth>},
       {"largest", number(largest_kernel<kNone>, 2)},
       {"largest: a plain read before", number(largest_kernel<kFirst>, 2)},
   };

@@ -3,8 +3,10 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdlib>
 #include <cstring>
 
+#include "../engine.h"
 #include "launch_limits.h"
 #include "transfers.h"
 
@@ -35,8 +37,12 @@ inline cudaError_t cudaGetDevice(int* device) { return *device = 0, cudaSuccess;
 inline cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int) {
   return *properties = {"emulated", 9, 0}, cudaSuccess;
 }
+// The card is a Hopper, or of the compute capability that PACT_EMULATED_MAJOR says.
 inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
-  return *value = attribute == cudaDevAttrComputeCapabilityMajor ? 9 : 4, cudaSuccess;
+  const char* major = std::getenv("PACT_EMULATED_MAJOR");
+  emulator::engine().tensor_cores = major && std::atoi(major) < 9 ? emulator::kAmpere : emulator::kHopper;
+  *value = attribute == cudaDevAttrComputeCapabilityMajor ? emulator::engine().tensor_cores.major : 4;
+  return cudaSuccess;
 }
 inline cudaError_t cudaMemGetInfo(size_t* free, size_t* total) { return *free = *total = 0, cudaSuccess; }
 template <typename Kernel>
