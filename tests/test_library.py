@@ -131,11 +131,18 @@ def test_needed_libraries():
 
 
 def test_words_of_errors_look_nothing_up_in_a_locale(tmp_path):
-    """A library with a C++ runtime linked in may find the locale of torch's, and would die putting a number in words."""
+    """A library with a C++ runtime linked in may find the locale of torch's, and would die of a number in words."""
     source = tmp_path / "words.cpp"
-    source.write_text('#include "error.h"\nstd::string words(long n, double x) { return pact::joined(n, \' \', x); }\n')
+    source.write_text("#include \"error.h\"\nstd::string words(long n, double x) { return pact::joined(n, ' ', x); }\n")
     compiler = os.environ.get("CXX", "c++")
-    flags = ["-std=c++17", f"-I{Path(__file__).parents[1] / 'csrc'}", "-c", str(source), "-o", str(tmp_path / "words.o")]
+    flags = [
+        "-std=c++17",
+        f"-I{Path(__file__).parents[1] / 'csrc'}",
+        "-c",
+        str(source),
+        "-o",
+        str(tmp_path / "words.o"),
+    ]
     subprocess.run([compiler, *flags], check=True)
     wanted = subprocess.run(["nm", "-C", str(tmp_path / "words.o")], capture_output=True, text=True, check=True).stdout
     assert "std::to_string" in wanted or "snprintf" in wanted

@@ -13,8 +13,8 @@ cudaError_t run_nearest(const NearestParams& params) {
     using Shape = decltype(shape);
     const int64_t token_tiles = gram_tiles(params.n), blocks = token_tiles * gram_tiles(params.capacity);
     return launch_gram<Shape::kThreads>(
-        nearest_kernel<T, Shape>, blocks, kNearestSharedBytes<Shape>, params.stream, gram_rows<T>(params.tokens, params.n),
-        gram_norms(params.tokens), params.token_index, params.token_count,
+        nearest_kernel<T, Shape>, blocks, kNearestSharedBytes<Shape>, params.stream,
+        gram_rows<T>(params.tokens, params.n), gram_norms(params.tokens), params.token_index, params.token_count,
         gram_rows<T>(params.centers, params.capacity), gram_norms(params.centers), params.center_token, params.count,
         static_cast<unsigned>(token_tiles), params.nearest);
   });

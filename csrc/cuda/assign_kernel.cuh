@@ -66,7 +66,8 @@ __device__ __forceinline__ void nearest_of_panel(typename Shape::Panel& panel, P
         best[r % kAtOnce] = !kAll && column < 0 ? kNoCenter : nearest_key(nearest, position);
         if (r % kAtOnce != kAtOnce - 1) return;
         const NearestKey key = combine_rows(best, smaller);
-        for_own_row<typename Shape::Panel>(place, r, [&](int row) { parts[row * kPanelsAcross + place.word()] = key; });
+        const OwnRow<typename Shape::Panel> own(place, r);
+        if (own) parts[own.row * kPanelsAcross + place.word()] = key;
       });
 }
 

@@ -26,7 +26,7 @@ constexpr int kSliceTiles = 8;  // of queries, for one block of attention_column
 constexpr int kSliceRows = kSliceTiles * kGramTile;
 template <bool kFold>
 using AttentionWarps = Warps<1, kFold>;
-constexpr unsigned kVisibleOffset = kStagesBytes<AttentionWarps<true>>;         // [query], a tile or a slice
+constexpr unsigned kVisibleOffset = kStagesBytes<AttentionWarps<true>>;  // [query], a tile or a slice
 static_assert(kVisibleOffset == kStagesBytes<AttentionWarps<false>>);
 constexpr unsigned kRowPartsOffset = kVisibleOffset + kGramTile * sizeof(int);  // [query][warp]
 constexpr unsigned kAttentionRowsSharedBytes = kRowPartsOffset + kGramTile * 4 * sizeof(float2);

@@ -7,9 +7,10 @@ namespace {
 
 template <typename T, typename Shape, bool kGaussian>
 cudaError_t launch(const DensityParams& p) {
-  return launch_gram<Shape::kThreads>(
-      density_kernel<T, Shape, kGaussian>, pair_tiles(p.n), kDensitySharedBytes<Shape>, p.stream, gram_rows<T>(p.keys, p.n),
-      gram_norms(p.keys), term_factor(p.exponent, p.gaussian), p.density, p.cutoff / 2, p.adjacency, p.words);
+  return launch_gram<Shape::kThreads>(density_kernel<T, Shape, kGaussian>, pair_tiles(p.n), kDensitySharedBytes<Shape>,
+                                      p.stream, gram_rows<T>(p.keys, p.n), gram_norms(p.keys),
+                                      term_factor(p.exponent, p.gaussian), p.density, p.cutoff / 2, p.adjacency,
+                                      p.words);
 }
 
 }  // namespace

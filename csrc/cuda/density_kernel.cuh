@@ -75,12 +75,11 @@ __device__ __forceinline__ void add_pairs(typename Shape::Panel& panel, const Co
       },
       [&](int r) {
         if (r % kAtOnce != kAtOnce - 1) return;
+        const OwnRow<typename Shape::Panel> own(place, r);
         const DensitySum sum = combine_rows(row_sum, add);
+        if (own) row_parts[own.row * kPanelsAcross + place.word()] = sum;
         const uint32_t word = row_word(far.template near_rows<kAtOnce>());
-        for_own_row<typename Shape::Panel>(place, r, [&](int row) {
-          row_parts[row * kPanelsAcross + place.word()] = sum;
-          words[row * kWordsPerTile + place.word()] = word;
-        });
+        if (own) words[own.row * kWordsPerTile + place.word()] = word;
       });
   column_parts[place.column(device::lane_id() / 4) * Shape::kPanelsDown + place.first_row / Shape::kPanelRows] =
       combine_columns(column_sum, add);

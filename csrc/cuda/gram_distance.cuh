@@ -66,16 +66,11 @@ __device__ __forceinline__ void stage_norms(GramNorms left, int left_first, int 
 // warp.
 template <typename Shape>
 __device__ __forceinline__ bool is_regular(PanelPlace place, bool also = true) {
+  constexpr int kRows = Shape::kPanelRows;
   const device::Shared<float2> norms = tile_norms<Shape>();
-  const int lane = device::lane_id();
-  const float2 column = norms[kGramTile + place.first_column + lane];
-  also = also && column.x > 0;
-#pragma unroll
-  for (int row = 0; row < Shape::kPanelRows; row += 32) {
-    const float2 own = norms[place.first_row + (row + lane) % Shape::kPanelRows];
-    also = also && own.x > 0;
-  }
-  return __all_sync(device::kAllLanes, also);
+  const int lane = device::lane_id(), row = place.first_row + lane % (kRows < 32 ? kRows : 32);
+  const float2 a = norms[row], b = norms[row + (kRows - 1) / 32 * 32], c = norms[kGramTile + place.first_column + lane];
+  return __all_sync(device::kAllLanes, also && a.x > 0 && b.x > 0 && c.x > 0);
 }
 
 // Calls f(r, c, cosine) for the thread's part of the panel, and row_done(r) after the last of row r.

@@ -46,7 +46,7 @@ __device__ __forceinline__ void gram_of_groups(const GramRows<T>& left, int left
 
   typename Shape::Panel sums[Shape::kPanels], (&acc)[Shape::kPanels] = Shape::kFold ? sums : tile;
   static_assert(sizeof(acc) == 64 * sizeof(float));
-  float(&flat)[64] = reinterpret_cast<float(&)[64]>(acc);
+  float (&flat)[64] = reinterpret_cast<float (&)[64]>(acc);
   if constexpr (Shape::kFold) {
 #pragma unroll
     for (int p = 0; p < Shape::kPanels; ++p) tile[p].clear();
@@ -64,7 +64,8 @@ __device__ __forceinline__ void gram_of_groups(const GramRows<T>& left, int left
       device::wgmma_begin();
 #pragma unroll
       for (int k = 0; k < kPerStage; ++k)
-        device::wgmma_m64n128k16<T>(flat, stage.left + group_rows * kChunksPerRow, stage.right, k, k > 0 || step > begin);
+        device::wgmma_m64n128k16<T>(flat, stage.left + group_rows * kChunksPerRow, stage.right, k,
+                                    k > 0 || step > begin);
       device::wgmma_commit();
       device::wgmma_wait_but_one();
     }

@@ -36,7 +36,9 @@ class CountedPairs {
         columns_(n - tile.column_first() - place.column(0)) {}
   __device__ __forceinline__ bool operator()(int r, int c) const { return r * 8 < ahead_ + c && c < columns_; }
   // Whether all the panel's pairs count, and none has a distance of NaN.
-  __device__ __forceinline__ bool all() const { return is_regular<Shape>(place_, (Shape::Panel::kRows - 1) * 8 < ahead_); }
+  __device__ __forceinline__ bool all() const {
+    return is_regular<Shape>(place_, (Shape::Panel::kRows - 1) * 8 < ahead_);
+  }
   __device__ __forceinline__ PanelPlace place() const { return place_; }
 
  private:

@@ -172,13 +172,16 @@ __device__ __forceinline__ T combine_rows(T (&values)[2], const Combine& combine
   combine_lanes<1, 1>(values, combine);
   return combine(values[0], __shfl_xor_sync(device::kAllLanes, values[0], 2));
 }
-// Calls store(row in the tile) in the lane whose row it is, of those up to r.
-template <typename Panel, typename F>
-__device__ __forceinline__ void for_own_row(PanelPlace place, int r, const F& store) {
-  constexpr int kRows = kRowsAtOnce<Panel>;
-  const int own = device::lane_id() % 4;
-  if (kRows == 4 || own < kRows) store(place.row(r + 1 - kRows + own));
-}
+// The row in the tile that the lane has then, of those up to r; false where another lane has the say.
+template <typename Panel>
+struct OwnRow {
+  __device__ __forceinline__ OwnRow(PanelPlace place, int r)
+      : row(place.row(r + 1 - kRowsAtOnce<Panel> + device::lane_id() % 4)) {}
+  __device__ __forceinline__ explicit operator bool() const {
+    return kRowsAtOnce<Panel> == 4 || device::lane_id() % 4 < kRowsAtOnce<Panel>;
+  }
+  const int row;
+};
 // The eight columns, each held by the eight lanes of its rows: values[0] becomes that of column lane / 4.
 template <typename T, typename Combine>
 __device__ __forceinline__ T combine_columns(T (&values)[kColumns], const Combine& combine) {

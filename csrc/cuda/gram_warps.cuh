@@ -30,7 +30,8 @@ struct Fragments {
 #pragma unroll
     for (int n = 0; n < 2 * Shape::kPanels; ++n) device::ldmatrix_x4(b[n], stage.right + column_place(n, k));
   }
-  __device__ __forceinline__ void multiply(const GramStage<T>&, int, typename Shape::Panel (&acc)[Shape::kPanels]) const {
+  __device__ __forceinline__ void multiply(const GramStage<T>&, int,
+                                           typename Shape::Panel (&acc)[Shape::kPanels]) const {
 #pragma unroll
     for (int m = 0; m < 4; ++m)
 #pragma unroll
@@ -85,7 +86,8 @@ struct Fragments<float, Warps<1, kFold>> {
     return Warps<1, kFold>::place(0).row(0) * kChunksPerRow + (((k ^ r) & 3) ^ group / 2) + r * 8 * kChunksPerRow;
   }
   static __device__ __forceinline__ int column_place(int c, int k) {
-    return Warps<1, kFold>::place(0).column(0) * kChunksPerRow + ((k ^ c / 2) ^ device::lane_id() % 4) + c * kChunksPerRow;
+    return Warps<1, kFold>::place(0).column(0) * kChunksPerRow + ((k ^ c / 2) ^ device::lane_id() % 4) +
+           c * kChunksPerRow;
   }
 };
 

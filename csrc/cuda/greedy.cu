@@ -25,8 +25,8 @@ cudaError_t run_farthest_pair(const FarthestPairParams& p) {
     using T = decltype(element);
     using Shape = decltype(shape);
     return launch_gram<Shape::kThreads>(farthest_pair_kernel<T, Shape>, pair_tiles(p.n),
-                                                  kMaxDistanceSharedBytes<GreedyKey, Shape>, p.stream,
-                                                  gram_rows<T>(p.keys, p.n), p.inv_norm, p.slot);
+                                        kMaxDistanceSharedBytes<GreedyKey, Shape>, p.stream, gram_rows<T>(p.keys, p.n),
+                                        p.inv_norm, p.slot);
   });
 }
 

@@ -17,8 +17,8 @@ cudaError_t run_nearest_denser(const NearestDenserParams& p) {
     using T = decltype(element);
     using Shape = decltype(shape);
     return launch_gram<Shape::kThreads>(nearest_denser_kernel<T, Shape>, pair_tiles(p.n),
-                                                  kNearestDenserSharedBytes<Shape>, p.stream, gram_rows<T>(p.keys, p.n),
-                                                  gram_norms(p.keys), p.order, p.nearest, p.farthest);
+                                        kNearestDenserSharedBytes<Shape>, p.stream, gram_rows<T>(p.keys, p.n),
+                                        gram_norms(p.keys), p.order, p.nearest, p.farthest);
   });
   if (error != cudaSuccess) return error;
   const unsigned blocks = static_cast<unsigned>((int64_t{p.n} + kGramThreads - 1) / kGramThreads);

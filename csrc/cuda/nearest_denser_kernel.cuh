@@ -63,8 +63,7 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kBlocksPerSm)
   const PairTile tile = pair_tile(blockIdx.x);
   const int thread = static_cast<int>(threadIdx.x);
   if (thread < kGramTile)
-    row_tokens_of_tile<Shape>()[thread] =
-        thread < keys.count - tile.row_first() ? order[tile.row_first() + thread] : 0;
+    row_tokens_of_tile<Shape>()[thread] = thread < keys.count - tile.row_first() ? order[tile.row_first() + thread] : 0;
   stage_norms<Shape>(inv_norm, tile.row_first(), keys.count, inv_norm, tile.column_first(), keys.count);
   typename Shape::Panel dot[Shape::kPanels];
   gram<T, Shape>(keys, tile.row_first(), keys, tile.column_first(), dot);

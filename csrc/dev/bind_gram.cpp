@@ -106,8 +106,7 @@ void nearest(const std::string& dtype, py::array tokens, py::array token_inv_nor
     using T = decltype(element);
     const GramRows<T> token_list = gram_rows<T>(tokens, token_rows), center_list = gram_rows<T>(centers, center_rows);
     const int tiles = gram_tiles(token_list.count);
-    emulator::launch(nearest_kernel<T, decltype(shape)>,
-                     unsigned(tiles) * unsigned(gram_tiles(center_list.count)),
+    emulator::launch(nearest_kernel<T, decltype(shape)>, unsigned(tiles) * unsigned(gram_tiles(center_list.count)),
                      decltype(shape)::kThreads, kNearestSharedBytes<decltype(shape)>, seed, false, token_list,
                      gram_norms(token_inv_norm, token_rows), data<const int>(token_index),
                      static_cast<const int*>(nullptr), center_list, gram_norms(center_inv_norm, center_rows),

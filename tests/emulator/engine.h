@@ -76,7 +76,7 @@ struct Thread {
   unsigned seen[32] = {};
 
   std::vector<AsyncCopy> copies;
-  int committed = 0;            // async copy groups
+  int committed = 0;             // async copy groups
   std::vector<unsigned> landed;  // copies that tensor cores need not see yet: their offsets
 
   GroupProducts products;

@@ -168,7 +168,8 @@ void publish() {
 void check_published(const Thread& reader, unsigned offset, unsigned bytes) {
   for (unsigned b = offset / kGranule; b < (offset + bytes) / kGranule; ++b)
     if (!reader.block->granules[b].published)
-      engine().fail("unpublished shared memory", "tensor cores read byte %u, which nobody published after its copy", b * kGranule);
+      engine().fail("unpublished shared memory", "tensor cores read byte %u, which nobody published after its copy",
+                    b * kGranule);
 }
 
 }  // namespace emulator

@@ -1,6 +1,6 @@
-// Products of warpgroups as csrc/cuda/device/wgmma.cuh declares them, emulated: as late as may be, at the wait for them,
-// and until then the accumulators hold NaN. A warp makes its own 16 rows of them.
-// Layouts: PTX ISA, "Asynchronous Warpgroup Level Matrix Instructions": accumulators of m64nNk16, 64-byte swizzle.
+// Products of warpgroups as csrc/cuda/device/wgmma.cuh declares them, emulated: as late as may be, at the wait for
+// them, and until then the accumulators hold NaN. A warp makes its own 16 rows of them. Layouts: PTX ISA, "Asynchronous
+// Warpgroup Level Matrix Instructions": accumulators of m64nNk16, 64-byte swizzle.
 #pragma once
 
 #include "products.h"
@@ -26,8 +26,7 @@ MmaRow side_row(const emulator::Thread& reader, unsigned side, int row, int k) {
 template <typename T>
 void make_product(emulator::Thread* const* lanes, const emulator::GroupProduct& product) {
   MmaRow left[16], right[128];
-  for (int r = 0; r < 16; ++r)
-    left[r] = side_row<T>(*lanes[r], product.left, lanes[0]->warp % 4 * 16 + r, product.k);
+  for (int r = 0; r < 16; ++r) left[r] = side_row<T>(*lanes[r], product.left, lanes[0]->warp % 4 * 16 + r, product.k);
   for (int c = 0; c < 128; ++c) right[c] = side_row<T>(*lanes[c % 32], product.right, c, product.k);
   const emulator::TensorCores how = emulator::engine().tensor_cores;
   for (int l = 0; l < 32; ++l)

@@ -169,8 +169,8 @@ void mma_kernel(const T* a, const T* b, float* c) {
   for (int i = 0; i < 4; ++i) c[(lane / 4 + i / 2 * 8) * 8 + lane % 4 * 2 + i % 2] = acc[i];
 }
 
-// c[64][128] = a[64][32] * b[128][32]^T by a warpgroup. First: nobody publishes what was copied; second: no wgmma_begin;
-// third: no commit; fourth: a side is written again before the wait.
+// c[64][128] = a[64][32] * b[128][32]^T by a warpgroup. First: nobody publishes what was copied; second: no
+// wgmma_begin; third: no commit; fourth: a side is written again before the wait.
 template <typename T, Mistake kMistake = Mistake::kNone>
 void product_kernel(const T* a, const T* b, float* c) {
   using Chunk = device::Vector<T>;

@@ -19,7 +19,7 @@ using bfloat16 = __nv_bfloat16;
 template <typename T>
 using Shared = T*;
 
-extern __shared__ __align__(128) unsigned char shared_memory[];
+extern __shared__ __align__(512) unsigned char shared_memory[];  // as wgmma.cuh wants it
 
 // `count` elements of the block's dynamic shared memory, from `byte_offset`.
 template <typename T>
