@@ -2,7 +2,7 @@
 //
 // Tensor cores read both sides from shared memory, so that a warp spends an instruction on 64 x 128 x 16 products, and
 // never stop between stages: at any time a group of products is under way and the next is ordered. Five stages: 80 KB,
-// two blocks on an SM.
+// two blocks on an SM. Measured on an H200, such tiles take 6.3 to 6.6 TB/s from L2, at any width (bench/results).
 #pragma once
 
 #include "device/wgmma.cuh"
