@@ -22,14 +22,12 @@ struct LogitTile {
   alignas(64) float at[kKeys][kVectors * kLanes];
 };
 
-// Elements as float32: where they are, or loaded into `to`.
-inline const float* as_floats(const float* from, int64_t, float*) { return from; }
+// Elements as float32, loaded into `to`.
 template <typename T>
-inline const float* as_floats(const T* from, int64_t count, float* to) {
+inline void load_floats(const T* from, int64_t count, float* to) {
   int64_t k = 0;
   for (; k + kLanes <= count; k += kLanes) store(to + k, load_lanes(from + k));
   for (; k < count; ++k) to[k] = to_float(from[k]);
-  return to;
 }
 
 // Dot products of keys [j, j + count) with the queries. The cells of keys beyond are those of the last one.
@@ -37,30 +35,34 @@ template <typename T, int kVectors>
 inline void dot_products(const HeadKeys& keys, const QueryPairs& pairs, int64_t j, int count,
                          LogitTile<kVectors>& tile) {
   constexpr int kKeys = LogitTile<kVectors>::kKeys, kWidth = kVectors * kLanes;
+  constexpr bool kWhereTheyAre = sizeof(T) == 4;  // read as they are, or converted into `loaded` first
   alignas(64) float loaded[kKeys][kKeyStride];
-  const float* key[kKeys];
+  const T* key[kKeys];
   const int64_t size = keys.rows.width;
-  tile = {};
   for (int64_t k0 = 0; k0 < size; k0 += kSumBlock) {
     const int64_t terms = size - k0 < kSumBlock ? size - k0 : kSumBlock;
     for (int r = 0; r < kKeys; ++r) {
-      const T* row = row_of<T>(keys.rows, (j + (r < count ? r : count - 1)) * keys.heads + keys.head);
-      key[r] = as_floats(row + k0, terms, loaded[r]);
+      key[r] = row_of<T>(keys.rows, (j + (r < count ? r : count - 1)) * keys.heads + keys.head) + k0;
+      if (!kWhereTheyAre) load_floats(key[r], terms, loaded[r]);
     }
     const float* queries = pairs.queries + k0 * kWidth;
     vfloat acc[kKeys][kVectors] = {};
     for (int64_t k = 0; k < terms; ++k, queries += kWidth) {
       vfloat query[kVectors];
       for (int v = 0; v < kVectors; ++v) query[v] = load<vfloat>(queries + v * kLanes);
+#pragma GCC unroll 24  // or else the sums stay in memory
       for (int r = 0; r < kKeys; ++r) {
-        const vfloat x = splat(key[r][k]);
+        const vfloat x = splat(kWhereTheyAre ? to_float(key[r][k]) : loaded[r][k]);
+#pragma GCC unroll 4
         for (int v = 0; v < kVectors; ++v) acc[r][v] = fma(x, query[v], acc[r][v]);
       }
     }
+#pragma GCC unroll 24
     for (int r = 0; r < kKeys; ++r) {
+#pragma GCC unroll 4
       for (int v = 0; v < kVectors; ++v) {
         float* cell = tile.at[r] + v * kLanes;
-        store(cell, load<vfloat>(cell) + acc[r][v]);
+        store(cell, k0 ? load<vfloat>(cell) + acc[r][v] : acc[r][v]);
       }
     }
   }
