@@ -13,7 +13,8 @@ namespace pact::PACT_ISA {
 namespace {
 
 constexpr int kAccumulators = kLanes == 16 ? 24 : 12;  // of 32 or 16 registers
-constexpr int64_t kKeyStride = kSumBlock + 16;         // keys of a tile begin in different sets of the cache
+constexpr int64_t kKeyStride = kSumBlock + 16;         // loaded keys begin in different sets of the cache, rows may not
+constexpr int64_t kAhead = 24;  // keys between those that are loaded and those that are asked for
 static_assert(kPairs % kLanes == 0 && kAccumulators % (kPairs / kLanes) == 0);
 
 template <int kVectors>
@@ -22,28 +23,31 @@ struct LogitTile {
   alignas(64) float at[kKeys][kVectors * kLanes];
 };
 
-// Elements as float32, loaded into `to`.
+// Elements as float32, loaded into `to`, while those `ahead` of them are asked for: rows of one head lie too far apart
+// for the processor to guess.
 template <typename T>
-inline void load_floats(const T* from, int64_t count, float* to) {
+inline void load_floats(const T* from, int64_t count, int64_t ahead, float* to) {
   int64_t k = 0;
-  for (; k + kLanes <= count; k += kLanes) store(to + k, load_lanes(from + k));
+  for (; k + kLanes <= count; k += kLanes) {
+    __builtin_prefetch(from + k + ahead);
+    store(to + k, load_lanes(from + k));
+  }
   for (; k < count; ++k) to[k] = to_float(from[k]);
 }
 
-// Dot products of keys [j, j + count) with the queries. The cells of keys beyond are those of the last one.
+// Dot products of the tile of keys from j on with the queries. The cells of keys from `end` on are those of the last.
 template <typename T, int kVectors>
-inline void dot_products(const HeadKeys& keys, const QueryPairs& pairs, int64_t j, int count,
+inline void dot_products(const HeadKeys& keys, const QueryPairs& pairs, int64_t j, int64_t end,
                          LogitTile<kVectors>& tile) {
   constexpr int kKeys = LogitTile<kVectors>::kKeys, kWidth = kVectors * kLanes;
-  constexpr bool kWhereTheyAre = sizeof(T) == 4;  // read as they are, or converted into `loaded` first
   alignas(64) float loaded[kKeys][kKeyStride];
-  const T* key[kKeys];
   const int64_t size = keys.rows.width;
+  const int64_t ahead = j + kKeys + kAhead <= end ? kAhead * keys.heads * size : 0;
   for (int64_t k0 = 0; k0 < size; k0 += kSumBlock) {
     const int64_t terms = size - k0 < kSumBlock ? size - k0 : kSumBlock;
     for (int r = 0; r < kKeys; ++r) {
-      key[r] = row_of<T>(keys.rows, (j + (r < count ? r : count - 1)) * keys.heads + keys.head) + k0;
-      if (!kWhereTheyAre) load_floats(key[r], terms, loaded[r]);
+      const T* row = row_of<T>(keys.rows, (j + r < end ? j + r : end - 1) * keys.heads + keys.head);
+      load_floats(row + k0, terms, ahead, loaded[r]);
     }
     const float* queries = pairs.queries + k0 * kWidth;
     vfloat acc[kKeys][kVectors] = {};
@@ -52,7 +56,7 @@ inline void dot_products(const HeadKeys& keys, const QueryPairs& pairs, int64_t 
       for (int v = 0; v < kVectors; ++v) query[v] = load<vfloat>(queries + v * kLanes);
 #pragma GCC unroll 24  // or else the sums stay in memory
       for (int r = 0; r < kKeys; ++r) {
-        const vfloat x = splat(kWhereTheyAre ? to_float(key[r][k]) : loaded[r][k]);
+        const vfloat x = splat(loaded[r][k]);
 #pragma GCC unroll 4
         for (int v = 0; v < kVectors; ++v) acc[r][v] = fma(x, query[v], acc[r][v]);
       }
@@ -103,7 +107,7 @@ bool tiles_of_logits(const HeadKeys& keys, const QueryPairs& pairs, int64_t begi
   LogitTile<kVectors> tile;
   for (int64_t j = begin; j < end; j += kKeys) {
     const int count = int(end - j < kKeys ? end - j : kKeys);
-    dot_products<T>(keys, pairs, j, count, tile);
+    dot_products<T>(keys, pairs, j, end, tile);
     float* out = logits + (j - begin) * kWidth;
     vfloat check{};
     for (int r = 0; r < count; ++r) {
