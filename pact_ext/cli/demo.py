@@ -81,7 +81,7 @@ def run(arguments: argparse.Namespace) -> str:
     from . import demo_figure
 
     result = shown(method, arguments.scene)
-    write(arguments.output, demo_figure.render(result))
+    write(arguments.output, demo_figure.render(result, LAYER, GRID))
     return summary(result, arguments.output)
 
 

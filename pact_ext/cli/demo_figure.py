@@ -22,18 +22,16 @@ COLUMNS = 0.0, 0.56, 0.79  # of the answers' width
 INK, SUBTLE, RIGHT, WRONG = "#1a1a1a", "#555555", "#1b7f3b", "#c0182b"
 
 
-def render(result: Shown) -> bytes:
-    """The PNG's bytes."""
-    from .demo import GRID, LAYER
-
+def render(result: Shown, layer: int, grid: tuple[int, int]) -> bytes:
+    """The PNG's bytes. The scores are those of `layer`, the tokens lie on `grid` by rows and columns."""
     reduction = result.reduction
     panels = (
         ("Picture", f"{reduction.n_in} visual tokens", np.asarray(result.example.image)),
-        ("Importance", f"EUTI by the model's own keys and queries, layer {LAYER}", None),
+        ("Importance", f"EUTI by the model's own keys and queries, layer {layer}", None),
         (
             "Clusters" if (reduction.sizes > 1).any() else "Kept",
             f"{reduction.n_out} tokens are left, a colour for each",
-            np.asarray(plot_tokens(result.example.image, reduction, GRID)),
+            np.asarray(plot_tokens(result.example.image, reduction, grid)),
         ),
     )
     with matplotlib.style.context("default"):  # whatever the user's matplotlibrc says
@@ -41,7 +39,7 @@ def render(result: Shown) -> bytes:
         for number, (title, subtitle, image) in enumerate(panels):
             axes = _axes(figure, MARGIN + number * (SIDE + GAP), SIDE, title, subtitle)
             if image is None:
-                axes.imshow(result.scores.reshape(GRID).numpy(), cmap="inferno", interpolation="nearest")
+                axes.imshow(result.scores.reshape(grid).numpy(), cmap="inferno", interpolation="nearest")
             else:
                 axes.imshow(image, interpolation="nearest")
         left = MARGIN + len(panels) * (SIDE + GAP)
