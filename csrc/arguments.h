@@ -104,6 +104,7 @@ inline Heads check_reduce_to_inputs(const Tensor& hidden, const Tensor& keys, co
 
 constexpr Operator kEutiScoresPacked{"euti_scores_packed", true}, kDbdpcPacked{"dbdpc_packed", true};
 constexpr Operator kReducePacked{"reduce_packed", true}, kReduceToPacked{"reduce_to_packed", true};
+constexpr Operator kReducePadded{"reduce_padded", true};
 
 inline Heads check_euti_scores_packed_inputs(const Tensor& hidden, const Tensor& keys, const Tensor& queries,
                                              const Tensor& cu_seqlens, const std::optional<double>& scale) {
@@ -131,6 +132,18 @@ inline Heads check_reduce_to_packed_inputs(const Tensor& hidden, const Tensor& k
   const Heads heads = check_reduce_inputs(kReduceToPacked, hidden, keys, queries, cluster_keys, scores, c);
   check_sequences({kReduceToPacked, "cu_seqlens"}, cu_seqlens);
   check_per_sequence({kReduceToPacked, "counts"}, counts, cu_seqlens);
+  return heads;
+}
+
+inline Heads check_reduce_padded_inputs(const Tensor& hidden, const Tensor& keys, const Tensor& queries,
+                                        const Tensor& cluster_keys, const Tensor& cu_seqlens, int64_t capacity,
+                                        const std::optional<Tensor>& scores, const Config& c) {
+  const Heads heads = check_reduce_inputs(kReducePadded, hidden, keys, queries, cluster_keys, scores, c);
+  check_sequences({kReducePadded, "cu_seqlens"}, cu_seqlens);
+  const int64_t sequences = cu_seqlens.size(0) - 1, most = INT32_MAX / std::max<int64_t>(1, sequences);
+  if (capacity < 1 || capacity > most)
+    Argument{kReducePadded, "capacity"}.fail("must be in [1, ", most, "] for ", sequences, " sequences, got ",
+                                             capacity);
   return heads;
 }
 

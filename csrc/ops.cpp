@@ -37,6 +37,11 @@ STABLE_TORCH_LIBRARY(pact, m) {
       "reduce_to_packed(Tensor hidden, Tensor keys, Tensor queries, Tensor cluster_keys, Tensor cu_seqlens, "
       "Tensor counts, float prune_ratio, float dc, float dn, float alpha, *, Tensor? scores=None, float? scale=None, "
       "bool gaussian=False) -> (Tensor merged, Tensor sizes, Tensor centers, Tensor labels, Tensor cu_centers)");
+  m.def(
+      "reduce_padded(Tensor hidden, Tensor keys, Tensor queries, Tensor cluster_keys, Tensor cu_seqlens, "
+      "SymInt capacity, float prune_ratio, float dc, float dn, float alpha, *, Tensor? scores=None, "
+      "float? scale=None, bool gaussian=False) "
+      "-> (Tensor merged, Tensor sizes, Tensor centers, Tensor labels, Tensor counts)");
 }
 
 namespace pact {
@@ -181,6 +186,22 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> reduce_to_packed(const Tensor
                                     {"scores", scores.value_or(hidden)}});
 }
 
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> reduce_padded(const Tensor& hidden, const Tensor& keys,
+                                                                 const Tensor& queries, const Tensor& cluster_keys,
+                                                                 const Tensor& cu_seqlens, int64_t capacity,
+                                                                 double prune_ratio, double dc, double dn, double alpha,
+                                                                 const std::optional<Tensor>& scores,
+                                                                 std::optional<double> scale, bool gaussian) {
+  check_reduce_padded_inputs(hidden, keys, queries, cluster_keys, cu_seqlens, capacity, scores,
+                             {prune_ratio, dc, dn, alpha, scale, gaussian});
+  fail_backend("reduce_padded", {{"hidden", hidden},
+                                 {"keys", keys},
+                                 {"queries", queries},
+                                 {"cluster_keys", cluster_keys},
+                                 {"cu_seqlens", cu_seqlens},
+                                 {"scores", scores.value_or(hidden)}});
+}
+
 }  // namespace
 }  // namespace pact
 
@@ -202,4 +223,5 @@ STABLE_TORCH_LIBRARY_IMPL(pact, CompositeExplicitAutograd, m) {
   m.impl("dbdpc_packed", PACT_BOX("dbdpc_packed", &pact::dbdpc_packed));
   m.impl("reduce_packed", PACT_BOX("reduce_packed", &pact::reduce_packed));
   m.impl("reduce_to_packed", PACT_BOX("reduce_to_packed", &pact::reduce_to_packed));
+  m.impl("reduce_padded", PACT_BOX("reduce_padded", &pact::reduce_padded));
 }

@@ -304,7 +304,7 @@ def dpp_select(keys: Tensor, relevance: Tensor, count: int) -> Tensor:
 
 
 # --- Several sequences in one call, one behind the other, as variable-length attention takes them. Each comes out with
-# the bits it has alone. On CUDA the host waits once for all of them, and for `reduce_to_packed` never.
+# the bits it has alone. On CUDA the host waits once for all of them, for `reduce_to_packed` and `reduce_padded` never.
 #
 # cu_seqlens: int32 [B + 1] on the CPU, whatever the device: sequence b is the rows [cu_seqlens[b], cu_seqlens[b + 1]).
 # It begins with 0, ends with the number of rows, and a sequence may have none.
@@ -423,6 +423,58 @@ def reduce_to_packed(
         cluster_keys,
         cu_seqlens,
         counts,
+        prune_ratio,
+        dc,
+        dn,
+        alpha,
+        scores=scores,
+        scale=scale,
+        gaussian=gaussian,
+    )
+
+
+def reduce_padded(
+    hidden: Tensor,
+    keys: Tensor,
+    queries: Tensor,
+    cluster_keys: Tensor,
+    cu_seqlens: Tensor,
+    capacity: int,
+    prune_ratio: float,
+    dc: float,
+    dn: float,
+    alpha: float,
+    *,
+    scores: Tensor | None = None,
+    scale: float | None = None,
+    gaussian: bool = False,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """`reduce` of B sequences into shapes that do not depend on the data: on CUDA nothing is read back, and a graph can
+    hold the call.
+
+    A sequence that `reduce` would leave more than `capacity` tokens is reduced to `capacity` as by `reduce_to`; every
+    other has the bits of `reduce`.
+
+    Args:
+        hidden, keys, queries, cluster_keys, cu_seqlens, prune_ratio, dc, dn, alpha, scores, scale, gaussian: as in
+            `reduce_packed`.
+        capacity: rows for each sequence's tokens, in [1, 2^31 / B).
+
+    Returns:
+        merged: ``[B, capacity, d]`` in the dtype of hidden; zeros behind the tokens of a sequence.
+        sizes: int64 ``[B, capacity]``, members of each cluster; 0 where there is no token.
+        centers: int64 ``[B, capacity]``, rows of `hidden`, ascending in each sequence; -1 where there is no token.
+        labels: int64 ``[n]``, a row of ``merged.flatten(0, 1)``, or -1 for a discarded token.
+        counts: int32 ``[B]`` on the device of hidden, tokens of each sequence.
+    """
+    return _call(
+        _ops.reduce_padded,
+        hidden,
+        keys,
+        queries,
+        cluster_keys,
+        cu_seqlens,
+        capacity,
         prune_ratio,
         dc,
         dn,

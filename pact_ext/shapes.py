@@ -7,6 +7,7 @@ size or number that a compiler knows only as a symbol passes, without a guard: t
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import NamedTuple, NoReturn
 
 import torch
@@ -16,7 +17,7 @@ from torch.library import get_ctx, register_fake
 FLOATING = (torch.float32, torch.float16, torch.bfloat16)
 MOST = 2**31 - 1
 LARGEST = torch.finfo(torch.float32).max
-WHOLE = ("num_segments", "count", "first")  # numbers that are integers
+WHOLE = ("num_segments", "count", "first", "capacity")  # numbers that are integers
 
 
 def fails(condition) -> bool:
@@ -65,7 +66,7 @@ class Argument(NamedTuple):
         if len(shape) not in ranks:
             self.fail(f"be {wanted}", shape)
         # Of several sequences, some may have no rows, and so all.
-        if any(fails(size != 0) for size in (shape[1:] if self.op.endswith("_packed") else shape)):
+        if any(fails(size != 0) for size in (shape[1:] if self.op.endswith(("_packed", "_padded")) else shape)):
             raise RuntimeError(f"pact::{self.op}: {self.name} must not be empty, got {in_words(shape)}")
         if fails(shape[0] <= MOST):
             self.fail("have fewer than 2^31 rows", shape)
@@ -352,6 +353,39 @@ def reduce_to_packed(
     return *reduced(hidden, new_size()), torch.empty_like(cu_seqlens)
 
 
+def reduce_padded(
+    hidden,
+    keys,
+    queries,
+    cluster_keys,
+    cu_seqlens,
+    capacity,
+    prune_ratio,
+    dc,
+    dn,
+    alpha,
+    *,
+    scores=None,
+    scale=None,
+    gaussian=False,
+):
+    op = "reduce_padded"
+    check_reduce(op, hidden, keys, queries, cluster_keys, prune_ratio, dc, dn, alpha, scores, scale)
+    check_sequences(op, cu_seqlens, hidden)
+    sequences = cu_seqlens.shape[0] - 1
+    if fails(capacity >= 1) or fails(capacity * torch.sym_max(1, sequences) <= MOST):
+        most = MOST // max(1, sequences)
+        Argument(op, "capacity", capacity).fail(f"be in [1, {most}] for {sequences} sequences", capacity)
+    whole = partial(hidden.new_empty, dtype=torch.int64)
+    return (
+        hidden.new_empty(sequences, capacity, hidden.shape[1]),
+        whole((sequences, capacity)),
+        whole((sequences, capacity)),
+        whole(hidden.shape[0]),
+        hidden.new_empty(sequences, dtype=torch.int32),
+    )
+
+
 def new_size():
     """How many centers there are is known only from the data: an unbacked symbolic size."""
     return get_ctx().new_dynamic_size()
@@ -362,6 +396,6 @@ def register() -> None:
     for function in (
         *(euti_scores, density, dbdpc, assign, segment_mean, max_distance, reduce, reduce_to),
         *(received_attention, nearest_denser, farthest_points, dpp_select),
-        *(euti_scores_packed, dbdpc_packed, reduce_packed, reduce_to_packed),
+        *(euti_scores_packed, dbdpc_packed, reduce_packed, reduce_to_packed, reduce_padded),
     ):
         register_fake(f"pact::{function.__name__}", function)

@@ -71,3 +71,10 @@ def awkward_strides(x: Tensor) -> list[Tensor]:
     offset = torch.empty(x.numel() + 1, dtype=x.dtype, device=x.device)
     offset[1:] = x.flatten()
     return [wide[..., 1::2], x.transpose(0, -1).contiguous().transpose(0, -1), offset[1:].view(x.shape)]
+
+
+def packed(lengths, dtype=torch.float32, device="cpu"):
+    """hidden, keys, queries, cluster_keys, and where each sequence begins."""
+    parts = [reduction_inputs(max(n, 1), dtype=dtype) for n in (*lengths, 0)]
+    tensors = [torch.cat([x[:n] for x, n in zip(own, (*lengths, 0), strict=True)]) for own in zip(*parts, strict=True)]
+    return [x.to(device) for x in tensors], torch.tensor([0, *lengths]).cumsum(0).to(torch.int32)

@@ -53,7 +53,8 @@ def run(device: str) -> int:
             ops.reduce_packed(hidden, keys, queries, near, bounds, 0.5, 0.3, 2.0, 1.5)
             counts = torch.tensor([1, 1, n // 5 + 1, n], dtype=torch.int32)
             ops.reduce_to_packed(hidden, keys, queries, near, bounds, counts, 0.5, 0.3, 2.0, 1.5)
-            count += 29
+            ops.reduce_padded(hidden, keys, queries, near, bounds, n // 5 + 1, 0.5, 0.3, 2.0, 1.5)
+            count += 30
     return count
 
 

@@ -29,12 +29,13 @@ def arguments(name, n):
         "dbdpc_packed": (keys, bounds, 0.3, 2.0),
         "reduce_packed": (hidden, keys, queries, keys, bounds, 0.45, 0.3, 2.0, 1.5),
         "reduce_to_packed": (hidden, keys, queries, keys, bounds, bounds[1:] // 3 + 1, 0.45, 0.3, 2.0, 1.5),
+        "reduce_padded": (hidden, keys, queries, keys, bounds, 5, 0.45, 0.3, 2.0, 1.5),
     }[name]
 
 
 OPS = ["euti_scores", "density", "dbdpc", "assign", "segment_mean", "max_distance", "reduce", "reduce_to"]
 OPS += ["received_attention", "nearest_denser", "farthest_points", "dpp_select"]
-OPS += ["euti_scores_packed", "dbdpc_packed", "reduce_packed", "reduce_to_packed"]
+OPS += ["euti_scores_packed", "dbdpc_packed", "reduce_packed", "reduce_to_packed", "reduce_padded"]
 
 
 def outputs(result):

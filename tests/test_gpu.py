@@ -70,13 +70,18 @@ def calls(n=700, dtype=torch.bfloat16, device="cuda"):
             lambda *t: ops.reduce_to_packed(*t, bounds, counts, **CONFIG)[:4],
             [hidden, keys, queries, cluster_keys],
         ),
+        (
+            "reduce_padded",
+            lambda *t: ops.reduce_padded(*t, bounds, int(counts.max()), **CONFIG),
+            [hidden, keys, queries, cluster_keys],
+        ),
     ]
 
 
 CAPTURABLE = (
     *("euti_scores", "density", "assign", "segment_mean", "max_distance", "reduce_to", "received_attention"),
     *("received_attention of one row", "nearest_denser", "farthest_points", "dpp_select"),
-    *("euti_scores_packed", "reduce_to_packed"),
+    *("euti_scores_packed", "reduce_to_packed", "reduce_padded"),
 )
 READ_BACK = ("dbdpc", "reduce", "dbdpc_packed", "reduce_packed")
 NAMES = (*CAPTURABLE, *READ_BACK)

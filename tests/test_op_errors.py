@@ -36,6 +36,7 @@ BOUNDS = torch.tensor([0, 3, 4], dtype=torch.int32)
 for alone in ("euti_scores", "dbdpc", "reduce"):
     VALID[f"{alone}_packed"] = {**VALID[alone], "cu_seqlens": BOUNDS}
 VALID["reduce_to_packed"] = {**VALID["reduce_packed"], "counts": BOUNDS[1:]}
+VALID["reduce_padded"] = {**VALID["reduce_packed"], "capacity": 3}
 ON_HOST = ("cu_seqlens", "counts")  # on the CPU wherever the others are
 OPTIONAL = ("scores", "rows")
 NAN = math.nan
@@ -180,6 +181,12 @@ BAD = {
         ("counts", BOUNDS[1:, None], "must be [B], got [2, 1]"),
         ("counts", BOUNDS[1:].long(), "must be int32, got int64"),
         ("dn", 0.0, "must be > 0 and finite, got 0"),
+    ],
+    "reduce_padded": [
+        ("cu_seqlens", BOUNDS[None], "must be [B + 1], got [1, 3]"),
+        ("capacity", 0, "must be in [1, 1073741823] for 2 sequences, got 0"),
+        ("capacity", 2**30, "must be in [1, 1073741823] for 2 sequences, got 1073741824"),
+        ("prune_ratio", 1.5, "must be in [0, 1], got 1.5"),
     ],
 }
 

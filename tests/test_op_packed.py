@@ -2,8 +2,7 @@
 
 import pytest
 import torch
-from data import DTYPES, awkward_strides
-from data import reduction_inputs as inputs
+from data import DTYPES, awkward_strides, packed
 
 from pact_ext import ops, reference
 
@@ -13,13 +12,6 @@ NAMES = ("hidden", "keys", "queries", "cluster_keys")
 # longer than all others together, which keeps all the CPU's threads busy; nothing but empty ones; not even those.
 LENGTHS = [(0, 1, 40, 0, 0, 129, 40, 7, 0), (230,), (11, 11, 11), (300, 2, 5, 9), (0, 0), ()]
 sequences = pytest.mark.parametrize("lengths", LENGTHS, ids=str)
-
-
-def packed(lengths, dtype=torch.float32, device="cpu"):
-    """hidden, keys, queries, cluster_keys, and where each sequence begins."""
-    parts = [inputs(max(n, 1), dtype=dtype) for n in (*lengths, 0)]
-    tensors = [torch.cat([x[:n] for x, n in zip(own, (*lengths, 0), strict=True)]) for own in zip(*parts, strict=True)]
-    return [x.to(device) for x in tensors], torch.tensor([0, *lengths]).cumsum(0).to(torch.int32)
 
 
 def check_same(found, alone, cu_seqlens, *before):

@@ -20,7 +20,7 @@ template <typename T>
 void launch_numbers(const BudgetParams& p, const Workspace& w) {
   budget_number_kernel<T><<<blocks_for(p.n, kBudgetThreads / 32), kBudgetThreads, 0, p.stream>>>(
       static_cast<const T*>(p.keys.data), p.keys.stride, p.keys.width, p.keys.index, p.density, p.label, w.size, p.n,
-      p.wanted, p.count, p.centers, p.position, w.number);
+      p.wanted, p.at_most, p.count, p.centers, p.position, w.number);
 }
 
 cudaError_t launch_numbers_of(const BudgetParams& p, const Workspace& w) {
@@ -39,8 +39,8 @@ cudaError_t run_budget(const BudgetParams& p) {
   error = launch_numbers_of(p, w);
   if (error == cudaSuccess) error = launch_rank(NumberPriority{w.number}, p.n, StoreRank{w.rank}, p.stream);
   if (error != cudaSuccess) return error;
-  budget_compact_kernel<<<1, kBudgetScanThreads, kBudgetScanBytes, p.stream>>>(w.rank, p.n, p.wanted, p.words, p.count,
-                                                                               p.centers, p.position, p.is_center);
+  budget_compact_kernel<<<1, kBudgetScanThreads, kBudgetScanBytes, p.stream>>>(
+      w.rank, p.n, p.wanted, p.at_most, p.words, p.count, p.centers, p.position, p.is_center);
   return cudaGetLastError();
 }
 

@@ -1,19 +1,20 @@
-// An exact number of centres, from the clustering that was found; all on the device.
+// A number of centres that is known beforehand, from the clustering that was found; all on the device.
 #pragma once
 
 #include "launch.h"
 
 namespace pact {
 
-// Exactly `wanted` of the n tokens, whatever the data. With as many centres found or more, those of the largest
+// `wanted` of the n tokens, whatever the data. With as many centres found or more, those of the largest
 // clusters (then the denser, then the lower index); with fewer, all of them and the tokens farthest from their own
-// (then the lower index). What was found is overwritten.
+// (then the lower index); or, with `at_most`, just those. What was found is overwritten.
 struct BudgetParams {
   KeyRows keys;                       // [n, dk]; norms are not read
   const unsigned long long* density;  // [n] as run_density leaves it
   const int64_t* label;               // [n] positions of the centres found; -1 belongs nowhere
   int n, wanted;                      // wanted <= n
-  int* count;                         // [1] centres found; becomes `wanted`
+  bool at_most;                       // whether fewer are enough
+  int* count;                         // [1] centres found; becomes `wanted`, or stays
   int* centers;                       // [n] the first *count, ascending
   int* position;                      // [n] of a centre among the centres, -1 for other tokens
   uint32_t* is_center;                // [words] bits

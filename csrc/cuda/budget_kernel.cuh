@@ -1,4 +1,4 @@
-// An exact number of centres: one number per token that orders both cases, ranks by it, the first of them compacted.
+// A number of centres: one number per token that orders both cases, ranks by it, the first of them compacted.
 //
 //   enough found     cluster size << 32 | density    0 for a token that is no centre
 //   too few found    the largest number for a centre, the bits of its distance to its own centre for another token
@@ -37,12 +37,12 @@ template <typename T>
 __global__ void __launch_bounds__(kBudgetThreads, 3)
     budget_number_kernel(const T* __restrict__ keys, int64_t stride, int width, const int* __restrict__ index,
                          const unsigned long long* __restrict__ density, const int64_t* __restrict__ label,
-                         const int* __restrict__ size, int n, int wanted, const int* __restrict__ count,
+                         const int* __restrict__ size, int n, int wanted, bool at_most, const int* __restrict__ count,
                          const int* __restrict__ centers, const int* __restrict__ position,
                          unsigned long long* __restrict__ number) {
   const int64_t token = int64_t(blockIdx.x) * (blockDim.x / 32) + device::warp_id();
   if (token >= n) return;
-  const bool enough = *count >= wanted;
+  const bool enough = at_most || *count >= wanted;
   const int own = position[token];
   unsigned long long result = 0;
   if (enough) {
@@ -57,14 +57,16 @@ __global__ void __launch_bounds__(kBudgetThreads, 3)
   if (device::lane_id() == 0) number[token] = result;
 }
 
-// Tokens of the first `wanted` ranks, by one block of whole warps.
+// Tokens of the first ranks, as many as are wanted, by one block of whole warps.
 __global__ void __launch_bounds__(kBudgetScanThreads)
-    budget_compact_kernel(const int* __restrict__ rank, int n, int wanted, int words, int* __restrict__ count,
-                          int* __restrict__ centers, int* __restrict__ position, uint32_t* __restrict__ is_center) {
+    budget_compact_kernel(const int* __restrict__ rank, int n, int wanted, bool at_most, int words,
+                          int* __restrict__ count, int* __restrict__ centers, int* __restrict__ position,
+                          uint32_t* __restrict__ is_center) {
   TileScan<int> scan(device::shared<int>(0, 64));
+  const int taken = at_most && *count < wanted ? *count : wanted;
   for (int64_t base = 0; base < n; base += blockDim.x) {
     const int64_t i = base + threadIdx.x;
-    const bool center = i < n && rank[i] < wanted;
+    const bool center = i < n && rank[i] < taken;
     const uint32_t bits = __ballot_sync(device::kAllLanes, center);
     const int before = scan.exclusive(center);
     if (i >= n) continue;

@@ -29,7 +29,9 @@ class ClusterStages {
   // The steps of Clustering for sequence b, or those of its tokens [m] that are kept (null: all).
   void select(int b, const int* kept, int m, const Config& config);
   void label(const int* kept, int64_t* labels) const { clustering_.label(launch_, workspace, kept, labels); }
-  void keep(const int64_t* labels, int wanted) const { clustering_.keep(launch_, workspace, labels, wanted); }
+  void keep(const int64_t* labels, int wanted, bool at_most) const {
+    clustering_.keep(launch_, workspace, labels, wanted, at_most);
+  }
   void release() { clustering_.release(); }
   // The tokens that the centers are, of which there are `most` at most: to either or both of these.
   void name_centers(int b, const int* kept, int most, int* tokens, int64_t* centers) const;

@@ -60,13 +60,14 @@ void Clustering::label(const Launch& launch, const Workspace& w, const int* scat
   launch.check(run_label(params));
 }
 
-void Clustering::keep(const Launch& launch, const Workspace& w, const int64_t* labels, int wanted) const {
+void Clustering::keep(const Launch& launch, const Workspace& w, const int64_t* labels, int wanted, bool at_most) const {
   BudgetParams params{};
   params.keys = keys_;
   params.density = w[density_];
   params.label = labels;
   params.n = n_;
   params.wanted = wanted;
+  params.at_most = at_most;
   params.count = count_;
   params.centers = w[centers_];
   params.position = w[position_];

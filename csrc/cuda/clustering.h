@@ -22,8 +22,8 @@ class Clustering {
   // after `keep`.
   void label(const Launch& launch, const Workspace& w, const int* scatter, int64_t* labels) const;
 
-  // Exactly `wanted` centers from now on; `labels` [n] are those of the centers found.
-  void keep(const Launch& launch, const Workspace& w, const int64_t* labels, int wanted) const;
+  // `wanted` centers from now on, exactly or at most; `labels` [n] are those of the centers found.
+  void keep(const Launch& launch, const Workspace& w, const int64_t* labels, int wanted, bool at_most) const;
 
   // Gives the adjacency's memory back: later work on the same stream may use it.
   void release() { adjacency_.reset(); }

@@ -33,11 +33,12 @@ Tensor PackedCenters::cu_centers() const {
   return cu_centers;
 }
 
-Tensor PackedCenters::number_through(const int* center_token, int64_t* labels) const {
+Tensor PackedCenters::number_through(const int* center_token, int64_t* labels, const int* counts) const {
   Tensor centers = launch_.empty({centers_.rows()}, ScalarType::Long);
+  if (counts) launch_.fill_bytes(centers.mutable_data_ptr(), 0xff, centers_.rows() * sizeof(int64_t));
   launch_.check(
       run_number_through({sequences_.count(), sequences_.rows(), workspace_[cu_rows_], workspace_[cu_centers_],
-                          center_token, labels, centers.mutable_data_ptr<int64_t>(), launch_.stream()}));
+                          center_token, counts, labels, centers.mutable_data_ptr<int64_t>(), launch_.stream()}));
   return centers;
 }
 

@@ -13,8 +13,9 @@ class PackedCenters {
   // [B + 1] on the CPU.
   Tensor cu_centers() const;
 
-  // The centers, int64; and the labels [n] in place. `center_token` as in run_number_through.
-  Tensor number_through(const int* center_token, int64_t* labels) const;
+  // The centers, int64; and the labels [n] in place. `center_token` and `counts` as in run_number_through: places
+  // without a center hold -1.
+  Tensor number_through(const int* center_token, int64_t* labels, const int* counts = nullptr) const;
 
   // Means and sizes of these labels' rows.
   std::tuple<Tensor, Tensor> merge(const TensorRows& hidden, const int64_t* labels) const;

@@ -24,8 +24,8 @@ cudaError_t run_store(const int* numbers, int count, int* out, cudaStream_t stre
 
 cudaError_t run_number_through(const NumberThroughParams& p) {
   if (p.n <= 0) return cudaSuccess;
-  number_through_kernel<<<blocks_for(p.n), kSequenceThreads, 0, p.stream>>>(p.sequences, p.n, p.cu_rows, p.cu_centers,
-                                                                            p.center_token, p.labels, p.centers);
+  number_through_kernel<<<blocks_for(p.n), kSequenceThreads, 0, p.stream>>>(
+      p.sequences, p.n, p.cu_rows, p.cu_centers, p.center_token, p.counts, p.labels, p.centers);
   return cudaGetLastError();
 }
 

@@ -15,6 +15,7 @@ struct NumberThroughParams {
   const int* cu_rows;       // [sequences + 1] where the rows of each begin, and where the last ends, at n
   const int* cu_centers;    // [sequences + 1] the same of its centers
   const int* center_token;  // [n] its centers, from where its rows begin
+  const int* counts;        // [sequences] how many of the places in `centers` each has centers for; null: all
   int64_t* labels;          // [n] in place: -1 stays
   int64_t* centers;         // [cu_centers[sequences]]
   cudaStream_t stream;

@@ -30,14 +30,15 @@ __device__ inline int sequence_of(const int* __restrict__ cu_rows, int sequences
 
 __global__ void __launch_bounds__(kSequenceThreads)
     number_through_kernel(int sequences, int n, const int* __restrict__ cu_rows, const int* __restrict__ cu_centers,
-                          const int* __restrict__ center_token, int64_t* __restrict__ labels,
-                          int64_t* __restrict__ centers) {
+                          const int* __restrict__ center_token, const int* __restrict__ counts,
+                          int64_t* __restrict__ labels, int64_t* __restrict__ centers) {
   const int64_t i = int64_t(blockIdx.x) * blockDim.x + threadIdx.x;
   if (i >= n) return;
   const int b = sequence_of(cu_rows, sequences, int(i));
   const int first_row = cu_rows[b], first_center = cu_centers[b], own = int(i) - first_row;
   if (labels[i] >= 0) labels[i] += first_center;
-  if (own < cu_centers[b + 1] - first_center) centers[first_center + own] = first_row + center_token[i];
+  if (own < (counts ? counts[b] : cu_centers[b + 1] - first_center))
+    centers[first_center + own] = first_row + center_token[i];
 }
 
 }  // namespace pact

@@ -9,7 +9,7 @@ dk = Hk * dh. Keys are ``[n, dk]`` or ``[n, Hk, dh]`` throughout.
 
 from .attention import received_attention
 from .budget import reduce_to
-from .packed import dbdpc_packed, euti_scores_packed, number_through, reduce_packed, reduce_to_packed
+from .packed import dbdpc_packed, euti_scores_packed, number_through, reduce_packed, reduce_padded, reduce_to_packed
 from .pact import (
     assign,
     dbdpc,
@@ -52,6 +52,7 @@ __all__ = [
     "received_attention",
     "reduce",
     "reduce_packed",
+    "reduce_padded",
     "reduce_to",
     "reduce_to_packed",
     "segment_mean",

@@ -97,3 +97,44 @@ def reduce_to_packed(
         )
 
     return number_through(cu_seqlens, run, hidden[:0], torch.empty(0, dtype=torch.int64))
+
+
+def reduce_padded(
+    hidden: Tensor,
+    keys: Tensor,
+    queries: Tensor,
+    cluster_keys: Tensor,
+    cu_seqlens: Tensor,
+    capacity: int,
+    prune_ratio: float,
+    dc: float,
+    dn: float,
+    alpha: float,
+    *,
+    scores: Tensor | None = None,
+    scale: float | None = None,
+    gaussian: bool = False,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """`reduce` of each sequence where it leaves at most `capacity` tokens, else `reduce_to` that many.
+
+    merged ``[B, capacity, d]``; sizes and centers ``[B, capacity]``, 0 and -1 where no token is; labels ``[n]``; counts
+    ``[B]``.
+    """
+    numbers = {"scale": scale, "gaussian": gaussian}
+    places = [len(cu_seqlens) - 1, capacity]
+    merged, sizes = hidden.new_zeros(*places, hidden.shape[1]), torch.zeros(places, dtype=torch.int64)
+    centers, counts = torch.full_like(sizes, -1), torch.zeros(places[0], dtype=torch.int32)
+    labels = torch.full(hidden.shape[:1], -1)
+    merged, sizes, centers, counts, labels = (x.to(hidden.device) for x in (merged, sizes, centers, counts, labels))
+    for b, (begin, end) in enumerate(pairwise(cu_seqlens.tolist())):
+        if begin == end:
+            continue
+        own = [x[begin:end] for x in (hidden, keys, queries, cluster_keys)]
+        numbers["scores"] = None if scores is None else scores[begin:end]
+        found = reduce(*own, prune_ratio, dc, dn, alpha, **numbers)
+        if len(found[0]) > capacity:
+            found = reduce_to(*own, capacity, prune_ratio, dc, dn, alpha, **numbers)
+        count = counts[b] = len(found[0])
+        merged[b, :count], sizes[b, :count], centers[b, :count] = found[0], found[1], found[2] + begin
+        labels[begin:end] = torch.where(found[3] < 0, -1, found[3] + b * capacity)
+    return merged, sizes, centers, labels, counts

@@ -32,7 +32,7 @@ def check_shapes(call: Call, *found: Tensor) -> None:
     """Shapes, dtypes and strides. (Which centers there are, and so how many, only the data tells.)"""
     given = call.arguments
     n = len(given["keys"] if call.op == "received_attention" else next(iter(given.values())))
-    told_by_data = call.op in ("dbdpc", "reduce") or ("cu_seqlens" in given and call.op != "euti_scores_packed")
+    told_by_data = call.alone in ("dbdpc", "reduce") or call.op == "reduce_to_packed"
     c = len(found[0]) if told_by_data else min(n, given.get("count", n))
     wanted = {
         "euti_scores": lambda: [(torch.float32, n)],
@@ -55,7 +55,11 @@ def check_shapes(call: Call, *found: Tensor) -> None:
     }
     wanted["reduce_to"] = wanted["reduce"]
     wanted = wanted[call.alone]()
-    if told_by_data and "cu_seqlens" in given:
+    if call.op == "reduce_padded":
+        places = (len(given["cu_seqlens"]) - 1, given["capacity"])
+        wanted = [(given["hidden"].dtype, *places, given["hidden"].shape[1]), *[(torch.int64, *places)] * 2]
+        wanted += [(torch.int64, n), (torch.int32, places[0])]
+    elif told_by_data and "cu_seqlens" in given:
         wanted.append((torch.int32, len(given["cu_seqlens"])))
     assert [(x.dtype, *x.shape) for x in found] == wanted, "dtypes or shapes"
     assert all(x.is_contiguous() for x in found)
@@ -243,6 +247,28 @@ def packed(call: Call, *found: Tensor) -> None:
         assert torch.equal(ours.cpu(), alone.cpu()), f"result {i} is not that of each sequence alone"
 
 
+def padded(call: Call, merged: Tensor, sizes: Tensor, centers: Tensor, labels: Tensor, counts: Tensor) -> None:
+    """Each sequence has the bits that it has alone, by `reduce` or within its capacity; and nothing is behind it."""
+    given, capacity = call.arguments, call.arguments["capacity"]
+    for b, (begin, end) in enumerate(pairwise(given["cu_seqlens"].tolist())):
+        c = int(counts[b])
+        assert not merged[b, c:].any(), f"sequence {b} has more than {c} tokens"
+        assert not sizes[b, c:].any(), f"sequence {b} has more than {c} sizes"
+        assert (centers[b, c:] == -1).all(), f"sequence {b} has more than {c} centers"
+        if begin == end:
+            assert c == 0, f"sequence {b} has {c} tokens of none"
+            continue
+        own = call.of_sequence(b, slice(begin, end)).arguments
+        alone = ops.reduce(**own)
+        if len(alone[0]) > capacity:
+            alone = ops.reduce_to(**own, count=capacity)
+        own_labels = torch.where(labels[begin:end] < 0, -1, labels[begin:end] - b * capacity)
+        for i, (ours, other) in enumerate(
+            zip((merged[b, :c], sizes[b, :c], centers[b, :c] - begin, own_labels), alone, strict=True)
+        ):
+            assert torch.equal(ours, other), f"sequence {b}: result {i} is not that of it alone"
+
+
 def _on_cpu(given: dict) -> dict:
     return {name: x.cpu() if isinstance(x, Tensor) else x for name, x in given.items()}
 
@@ -254,4 +280,5 @@ CHECKS = {
         *(received_attention, nearest_denser, farthest_points, dpp_select),
     )
 }
+CHECKS["reduce_padded"] = padded
 CHECKS |= dict.fromkeys(("euti_scores_packed", "dbdpc_packed", "reduce_packed", "reduce_to_packed"), packed)

@@ -18,11 +18,16 @@ ALL_DTYPES = sorted({x for x in vars(torch).values() if isinstance(x, torch.dtyp
 OPERATORS = (
     *("euti_scores", "density", "dbdpc", "assign", "segment_mean", "max_distance", "reduce", "reduce_to"),
     *("received_attention", "nearest_denser", "farthest_points", "dpp_select"),
-    *("euti_scores_packed", "dbdpc_packed", "reduce_packed", "reduce_to_packed"),
+    *("euti_scores_packed", "dbdpc_packed", "reduce_packed", "reduce_to_packed", "reduce_padded"),
 )
 ON_HOST = ("cu_seqlens", "counts")  # on the CPU wherever the others are
 MOST = 2**20  # elements of a tensor that may be copied: others are expanded
 DISTANCES = [0.0, 1e-300, 0.01, 0.1, 0.25, 0.5, 1.0, 1.5, 2.0, 3.0, 1e300, math.inf]
+
+
+def alone(op: str) -> str:
+    """The operator of one sequence."""
+    return op.removesuffix("_packed").removesuffix("_padded")
 
 
 @dataclass
@@ -38,12 +43,12 @@ class Call:
     @property
     def sees_data(self) -> bool:
         """Whether NaN, Inf and indices out of range are errors here (contract section 9)."""
-        return self.backend.startswith("cpu-") or self.alone in ("dbdpc", "reduce")
+        return self.backend.startswith("cpu-") or self.op in ("dbdpc", "reduce", "dbdpc_packed", "reduce_packed")
 
     @property
     def alone(self) -> str:
         """The operator of one sequence."""
-        return self.op.removesuffix("_packed")
+        return alone(self.op)
 
     def of_sequence(self, b: int, rows: slice) -> Call:
         """The same for one of a packed call's sequences."""
@@ -51,6 +56,7 @@ class Call:
             name: x[rows] if isinstance(x, Tensor) and name not in ON_HOST else x for name, x in self.arguments.items()
         }
         del given["cu_seqlens"]
+        given.pop("capacity", None)
         if "counts" in given:
             given["count"] = int(given.pop("counts")[b])
         return Call(self.alone, given, self.backend, self.threads, self.flush)
@@ -117,7 +123,7 @@ def _attention(rng: random.Random, n: int, dtype: torch.dtype, width: int) -> di
 
 def _packed(rng: random.Random, op: str, n: int, width: int) -> dict:
     """Some sequences, of which any may have no rows, and in some calls all."""
-    found = _valid(rng, op.removesuffix("_packed"), n, width)
+    found = _valid(rng, alone(op), n, width)
     if rng.random() < 0.05:
         found = {name: x[:0] if isinstance(x, Tensor) else x for name, x in found.items()}
         n = 0
@@ -129,11 +135,13 @@ def _packed(rng: random.Random, op: str, n: int, width: int) -> dict:
         found["counts"] = torch.randint(
             1, 2 * found.pop("count") + 1, (len(found["cu_seqlens"]) - 1,), dtype=torch.int32
         )
+    if op == "reduce_padded":
+        found["capacity"] = tensors.size(rng, 2 * max(1, n))
     return found
 
 
 def _valid(rng: random.Random, op: str, n: int, width: int) -> dict:
-    if op.endswith("_packed"):
+    if op != alone(op):
         return _packed(rng, op, n, width)
     dtype = rng.choice(DTYPES)
     if op == "euti_scores":
@@ -244,7 +252,7 @@ def _spoil(rng: random.Random, arguments: dict) -> None:
             arguments[name] = _with_bad_number(rng, x, _end(arguments, x))
         else:
             arguments[name] = rng.choice(SPOIL_TENSOR)(rng, x)
-    elif name in ("num_segments", "count", "first"):
+    elif name in ("num_segments", "count", "first", "capacity"):
         arguments[name] = rng.choice(BAD_COUNTS)
     elif name in ("dc", "dn", "alpha", "prune_ratio", "max_distance", "scale"):
         arguments[name] = rng.choice(BAD_NUMBERS)

@@ -29,6 +29,7 @@ RANKS = {
     "dpp_select": {"keys": (2, 3), "relevance": (1,)},
 }
 RANKS["reduce_to"] = RANKS["reduce"]
+RANKS["reduce_padded"] = RANKS["reduce"]
 RANKS |= {f"{op}_packed": RANKS[op] for op in ("euti_scores", "dbdpc", "reduce", "reduce_to")}
 OWN_DTYPE = {"centers": torch.int64, "labels": torch.int64, "rows": torch.int64}
 OWN_DTYPE |= dict.fromkeys(("scores", "density", "relevance"), torch.float32)
@@ -71,6 +72,10 @@ def _faults_in_counts(call: Call) -> set[str]:
     n = len(keys) if isinstance(keys, Tensor) and keys.ndim else 2**31
     if "count" in given and not 1 <= given["count"] < (2**31 if call.op == "reduce_to" else n + 1):
         bad.add("count")
+    bounds = given.get("cu_seqlens")
+    sequences = len(bounds) - 1 if isinstance(bounds, Tensor) and bounds.ndim == 1 else 1
+    if "capacity" in given and not 1 <= given["capacity"] <= (2**31 - 1) // max(1, sequences):
+        bad.add("capacity")
     first = given.get("first")
     if first is not None and not 0 <= first < (n if call.op == "farthest_points" else 2**31):
         bad.add("first")
