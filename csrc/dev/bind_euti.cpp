@@ -1,8 +1,8 @@
 // EUTI and the split in the emulator.
 #include <vector>
 
-#include "../cuda/euti_kernel.cuh"
-#include "../cuda/split_kernel.cuh"
+#include "../cuda/importance/euti_kernel.cuh"
+#include "../cuda/importance/split_kernel.cuh"
 #include "bindings.h"
 
 namespace {

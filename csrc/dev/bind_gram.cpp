@@ -1,8 +1,8 @@
 // The kernels around the Gram tiles: keys, density and adjacency, the largest distance, the nearest centre.
-#include "../cuda/assign_kernel.cuh"
-#include "../cuda/density_kernel.cuh"
-#include "../cuda/keys_kernel.cuh"
-#include "../cuda/max_distance_kernel.cuh"
+#include "../cuda/nearest/assign_kernel.cuh"
+#include "../cuda/clustering/density_kernel.cuh"
+#include "../cuda/gram/keys_kernel.cuh"
+#include "../cuda/nearest/max_distance_kernel.cuh"
 #include "bindings.h"
 
 namespace pact::dev {

@@ -1,7 +1,7 @@
 // segment_mean in the emulator.
 #include <vector>
 
-#include "../cuda/segment_mean_kernel.cuh"
+#include "../cuda/merging/segment_mean_kernel.cuh"
 #include "bindings.h"
 
 namespace {

@@ -3,9 +3,9 @@
 
 #include <vector>
 
-#include "../cuda/label_kernel.cuh"
-#include "../cuda/rank_kernel.cuh"
-#include "../cuda/select_kernel.cuh"
+#include "../cuda/clustering/label_kernel.cuh"
+#include "../cuda/order/rank_kernel.cuh"
+#include "../cuda/clustering/select_kernel.cuh"
 #include "bindings.h"
 
 namespace {
