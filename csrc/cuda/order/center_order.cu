@@ -1,21 +1,16 @@
 #include "center_order_kernel.cuh"
+#include "rank_launch.h"
 
 namespace pact {
-namespace {
-
-constexpr int kThreads = 256;
-
-unsigned blocks_for(int64_t threads) { return static_cast<unsigned>((threads + kThreads - 1) / kThreads); }
-
-}  // namespace
 
 cudaError_t run_center_order(const CenterOrderParams& params) {
-  center_order_kernel<<<blocks_for(int64_t{params.count} * 32), kThreads, 0, params.stream>>>(params);
-  return cudaGetLastError();
+  return launch_rank(CenterPriority{params.centers, params.n}, params.count, StoreCenter{params}, params.stream);
 }
 
 cudaError_t run_relabel(const RelabelParams& params) {
-  relabel_kernel<<<blocks_for(params.n), kThreads, 0, params.stream>>>(params);
+  constexpr int kThreads = 256;
+  const unsigned blocks = unsigned((int64_t{params.n} + kThreads - 1) / kThreads);
+  relabel_kernel<<<blocks, kThreads, 0, params.stream>>>(params);
   return cudaGetLastError();
 }
 

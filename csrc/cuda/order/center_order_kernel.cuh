@@ -1,33 +1,31 @@
-// A warp per center counts the centers that come before it: c^2 comparisons, nothing beside the n * c distances that
-// follow, and no workspace.
+// Centers by their tokens, as ranks; and labels of centers in that order, as those of the order that was given.
 #pragma once
 
-#include "../device/warp.cuh"
 #include "center_order.h"
+#include "rank_kernel.cuh"
 
 namespace pact {
 
-// Centers outside [0, n) sort behind all others.
-__device__ __forceinline__ int64_t center_sort_key(int64_t center, int n) {
-  return center >= 0 && center < n ? center : n;
-}
+// The lower token first; centers outside [0, n) behind all others.
+struct CenterPriority {
+  const int64_t* centers;
+  int n;
+  __device__ unsigned operator()(int64_t i) const {
+    const int64_t center = centers[i];
+    return center >= 0 && center < n ? unsigned(n - center) + 1 : 1;
+  }
+};
 
-__global__ void center_order_kernel(CenterOrderParams params) {
-  const int64_t p = (int64_t{blockIdx.x} * blockDim.x + threadIdx.x) / 32;
-  if (p >= params.count) return;  // the whole warp
-  const int64_t key = center_sort_key(params.centers[p], params.n);
-  int before = 0;
-  for (int64_t q = device::lane_id(); q < params.count; q += 32) {
-    const int64_t other = center_sort_key(params.centers[q], params.n);
-    before += other < key || (other == key && q < p);
+struct StoreCenter {
+  CenterOrderParams params;
+  __device__ void operator()(int64_t i, int own) const {
+    const int64_t center = params.centers[i];
+    const bool inside = center >= 0 && center < params.n;
+    params.token[own] = inside ? int(center) : -1;
+    params.row[own] = inside ? int(center) : 0;
+    params.order[own] = int(i);
   }
-  const int rank = device::warp_sum(before);
-  if (device::lane_id() == 0) {
-    params.token[rank] = key < params.n ? static_cast<int>(key) : -1;
-    params.row[rank] = key < params.n ? static_cast<int>(key) : 0;
-    params.order[rank] = static_cast<int>(p);
-  }
-}
+};
 
 __global__ void relabel_kernel(RelabelParams params) {
   const int64_t i = int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
