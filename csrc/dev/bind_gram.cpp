@@ -1,7 +1,7 @@
 // The kernels around the Gram tiles: keys, density and adjacency, the largest distance, the nearest centre.
-#include "../cuda/nearest/assign_kernel.cuh"
 #include "../cuda/clustering/density_kernel.cuh"
 #include "../cuda/gram/keys_kernel.cuh"
+#include "../cuda/nearest/assign_kernel.cuh"
 #include "../cuda/nearest/max_distance_kernel.cuh"
 #include "bindings.h"
 

@@ -4,8 +4,8 @@
 #include <vector>
 
 #include "../cuda/clustering/label_kernel.cuh"
-#include "../cuda/order/rank_kernel.cuh"
 #include "../cuda/clustering/select_kernel.cuh"
+#include "../cuda/order/rank_kernel.cuh"
 #include "bindings.h"
 
 namespace {
