@@ -19,7 +19,7 @@ from pact_ext import ops
 from .cases import Inputs, arguments
 from .record import machine_facts
 
-OPERATORS = ("euti_scores", "dbdpc", "reduce", "reduce_to")  # those that have a `_packed` form
+OPERATORS = {f"{op}_packed": op for op in ("euti_scores", "dbdpc", "reduce", "reduce_to")} | {"reduce_padded": "reduce"}
 BATCHES = {
     "32 of 729": [729] * 32,
     "16 from 64 to 4096": [round(64 * 64 ** (i / 15)) for i in range(16)],
@@ -30,19 +30,21 @@ SECONDS, FEWEST_ROUNDS = 2.0, 7
 
 
 def calls(op: str, lengths: list[int], dtype: torch.dtype, device: str) -> tuple[Callable, Callable]:
-    """The one call, and the calls one by one."""
-    alone = [arguments(op, Inputs(n, 512, dtype, device)) for n in lengths]
+    """The one call, and the calls one by one of its operator for one sequence."""
+    alone = [arguments(OPERATORS[op], Inputs(n, 512, dtype, device)) for n in lengths]
     packed = [
         torch.cat(parts) if isinstance(parts[0], torch.Tensor) else parts
         for parts in zip(*(positional for positional, _ in alone), strict=True)
     ]
     tensors = [x for x in packed if isinstance(x, torch.Tensor)]
     numbers = [x[0] for x in packed[len(tensors) :]]
-    if op == "reduce_to":  # whose first number is a budget, of each sequence its own
+    if op == "reduce_to_packed":  # whose first number is a budget, of each sequence its own
         numbers[0] = torch.tensor(packed[len(tensors)], dtype=torch.int32)
+    if op == "reduce_padded":
+        numbers.insert(0, (max(lengths) + 1) // 2)  # more than the clusters of any
     bounds = torch.tensor([0, *lengths]).cumsum(0).int()
     options = alone[0][1]
-    one, each = getattr(ops, f"{op}_packed"), getattr(ops, op)
+    one, each = getattr(ops, op), getattr(ops, OPERATORS[op])
     return (
         lambda: one(*tensors, bounds, *numbers, **options),
         lambda: [each(*positional, **options) for positional, _ in alone],
