@@ -105,21 +105,23 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> reduce_to_packed_cpu(
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> padded(const ReductionRows& rows, const Sequences& sequences,
                                                           const PackedClusters& found, int64_t capacity) {
   const int64_t b = sequences.count(), segments = b * capacity;
-  Tensor centers = empty_cpu({b, capacity}, ScalarType::Long), counts = empty_cpu({b}, ScalarType::Int);
-  std::fill_n(centers.mutable_data_ptr<int64_t>(), segments, -1);
   const int32_t* first = found.cu_centers.const_data_ptr<int32_t>();
-  const int64_t* center = found.centers.const_data_ptr<int64_t>();
   Tensor labels = found.labels;
   for (int i = 0; i < b; ++i) {
-    const int64_t ahead = i * capacity - first[i];
-    std::copy(center + first[i], center + first[i + 1], centers.mutable_data_ptr<int64_t>() + i * capacity);
-    counts.mutable_data_ptr<int32_t>()[i] = first[i + 1] - first[i];
-    for (int64_t row = sequences.begin(i); row < sequences.end(i); ++row) {
-      int64_t& label = labels.mutable_data_ptr<int64_t>()[row];
-      if (label >= 0) label += ahead;
-    }
+    int64_t* label = labels.mutable_data_ptr<int64_t>();
+    for (int64_t row = sequences.begin(i); row < sequences.end(i); ++row)
+      if (label[row] >= 0) label[row] += i * capacity - first[i];
   }
   auto [merged, sizes] = segment_mean(rows.hidden, labels.const_data_ptr<int64_t>(), segments);
+
+  Tensor centers = empty_cpu({b, capacity}, ScalarType::Long), counts = empty_cpu({b}, ScalarType::Int);
+  int64_t* center = centers.mutable_data_ptr<int64_t>();
+  const int64_t* found_center = found.centers.const_data_ptr<int64_t>();
+  std::fill_n(center, segments, -1);
+  for (int i = 0; i < b; ++i) {
+    std::copy(found_center + first[i], found_center + first[i + 1], center + i * capacity);
+    counts.mutable_data_ptr<int32_t>()[i] = first[i + 1] - first[i];
+  }
   return {torch::stable::view(merged, {b, capacity, rows.hidden.rows.width}), torch::stable::view(sizes, {b, capacity}),
           centers, labels, counts};
 }
